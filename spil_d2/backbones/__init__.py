@@ -1,0 +1,19 @@
+"""Backbones that Detectron2 lacks, and where their weights are found. Importing registers them."""
+
+from .densenet import DenseNet121, build_densenet121_backbone
+from .efficientnet_lite import EfficientNetLite, build_efficientnet_lite_backbone
+from .frozen import build_frozen_backbone, existing_resnet_layer
+from .fused import FusedLevels, build_fused_efficientnet_lite_backbone
+from .weights import resolve_weights
+
+__all__ = [
+    "DenseNet121",
+    "EfficientNetLite",
+    "FusedLevels",
+    "build_densenet121_backbone",
+    "build_efficientnet_lite_backbone",
+    "build_frozen_backbone",
+    "build_fused_efficientnet_lite_backbone",
+    "existing_resnet_layer",
+    "resolve_weights",
+]

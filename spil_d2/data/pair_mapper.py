@@ -1,0 +1,173 @@
+"""From a drawn pair to a training item of QueryRCNN."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import Tensor
+
+from ..structures import QUERY, Pair, Query, SamplePool, Target
+from .crops import CropGeometry
+
+VectorTable = Mapping[tuple[int, int], Tensor]
+"""(query id, position) -> object vector (C,) of that crop; position QUERY is the query's own."""
+
+
+class PairMapper:
+    """Reads and augments the pictures of a pair.
+
+    1. Y is read, augmented and becomes "image" with "instances": the target's box, then the
+       look-alikes, each with `gt_weights`, `gt_classes` = 0 and `gt_masks`.
+    2. The support crops become "query_crops" with "query_boxes", or, where a table of vectors is
+       given, "query_vectors"; the foreign query's likewise with "negative_".
+    """
+
+    def __init__(
+        self,
+        pool: SamplePool,
+        gallery: Mapping[int, dict],
+        queries: Mapping[int, Query],
+        *,
+        augmentations: Sequence[T.Augmentation],
+        crop: CropGeometry,
+        image_format: str,
+        masks: bool,
+        vectors: VectorTable | None = None,
+        flip_probability: float = 0.5,
+    ):
+        """
+        Args:
+            pool: V of the stage.
+            gallery: image id -> Detectron2 dataset dict.
+            queries: query id -> Query.
+            augmentations: of Y, without the flip.
+            crop: geometry of the query crops.
+            image_format: channel order of the model, e.g. "RGB".
+            masks: give `gt_masks`; where a target has none, its box.
+            vectors: object vectors of the frozen backbone instead of crops.
+            flip_probability: Y and the crops are mirrored together this often.
+        """
+        self._pool = pool
+        self._gallery = gallery
+        self._queries = queries
+        self._augmentations = list(augmentations)
+        self._crop = crop
+        self._format = image_format
+        self._masks = masks
+        self._vectors = vectors
+        self._flip_probability = flip_probability
+
+    def __call__(self, pair: Pair, rng: np.random.Generator) -> dict:
+        """The training item; the same pair and generator state give the same item."""
+        # Detectron2's augmentations draw from numpy's global generator.
+        np.random.seed(rng.integers(2**32))
+        flip = bool(rng.random() < self._flip_probability)
+        item = self._map_target(pair, flip)
+        item.update(self._map_support("query", pair.query_id, pair.support, flip))
+        if pair.negative_id is not None:
+            negative = self._map_support("negative", pair.negative_id, pair.negative_support, flip)
+            item.update(negative)
+        return item
+
+    def locate(self, query_id: int, position: int) -> tuple[str, tuple[float, float, float, float]]:
+        """File and box of a support crop."""
+        if position == QUERY:
+            reference = self._queries[query_id].primary
+            return reference.file_name, reference.box
+        candidate = self._pool[query_id].candidates[position]
+        return self._gallery[candidate.image_id]["file_name"], candidate.box
+
+    def _target_of(self, pair: Pair) -> Target:
+        one = self._pool[pair.query_id]
+        if pair.target == QUERY:
+            return one.reference
+        target = one.candidates[pair.target].target
+        assert target is not None, "only confident candidates are drawn as Y"
+        return target
+
+    def _map_target(self, pair: Pair, flip: bool) -> dict:
+        file_name, _ = self.locate(pair.query_id, pair.target)
+        target = self._target_of(pair)
+        image = read_image(file_name, self._format)
+        boxes = np.array([target.box, *(box for box, _ in target.extras)], dtype=np.float64)
+        weights = [target.weight, *(weight for _, weight in target.extras)]
+        augmentations = copy.copy(self._augmentations)
+        if flip:
+            augmentations.append(T.RandomFlip(prob=1.0))
+        inputs = T.AugInput(image, boxes=boxes)
+        transforms = T.AugmentationList(augmentations)(inputs)
+        instances = Instances(inputs.image.shape[:2])
+        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes, dtype=torch.float32))
+        instances.gt_boxes.clip(instances.image_size)
+        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        instances.gt_weights = torch.tensor(weights, dtype=torch.float32)
+        if self._masks:
+            masks = [_decode(target, image.shape[:2])]
+            masks += [_rectangle(box, image.shape[:2]) for box, _ in target.extras]
+            moved = [transforms.apply_segmentation(mask) for mask in masks]
+            instances.gt_masks = BitMasks(torch.from_numpy(np.stack(moved).astype(bool)))
+        pixels = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
+        return {
+            "file_name": file_name,
+            "query_id": pair.query_id,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "image": torch.from_numpy(pixels),
+            "instances": instances,
+        }
+
+    def _map_support(
+        self, role: str, query_id: int, positions: Sequence[int], flip: bool
+    ) -> dict[str, Tensor]:
+        if self._vectors is not None:
+            rows = [self._vectors[query_id, position] for position in positions]
+            return {f"{role}_vectors": torch.stack(rows)}
+        crops, boxes = read_crops(
+            [self.locate(query_id, position) for position in positions], self._crop, self._format
+        )
+        if flip:
+            crops = crops.flip(3)
+            boxes = boxes[:, [2, 1, 0, 3]]
+            boxes[:, [0, 2]] = self._crop.size - boxes[:, [0, 2]]
+        return {f"{role}_crops": crops, f"{role}_boxes": boxes}
+
+
+def read_crops(
+    places: Sequence[tuple[str, tuple[float, float, float, float]]],
+    crop: CropGeometry,
+    image_format: str,
+) -> tuple[Tensor, Tensor]:
+    """Crops of files.
+
+    Args:
+        places: N pairs of a file and an XYXY_ABS box in its pixels.
+
+    Returns:
+        (N, 3, S, S) uint8 and the boxes in the crops (N, 4) float32.
+    """
+    crops, boxes = [], []
+    for file_name, box in places:
+        pixels, inside = crop.crop(read_image(file_name, image_format), box)
+        crops.append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        boxes.append(inside)
+    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(boxes))
+
+
+def _decode(target: Target, size: tuple[int, int]) -> np.ndarray:
+    if target.mask is None:
+        return _rectangle(target.box, size)
+    return mask_util.decode(target.mask)
+
+
+def _rectangle(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size, np.uint8)
+    x0, y0, x1, y1 = (round(v) for v in box)
+    mask[max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)] = 1
+    return mask

@@ -1,0 +1,1 @@
+"""What runs: trainers, stages, localizers, reports."""

@@ -1,0 +1,143 @@
+"""From a trained localizer to final rank lists, their evaluation and their re-ranking."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from ..evaluation import GroundTruth, InstanceSearchEvaluator
+from ..retrieval import RegionIndex, SearchEngine
+from ..retrieval.search import embed_queries, read_rgb
+from ..selftrain.pseudo_labels import initial_pool, select_pseudo_labels
+from ..structures import Query, RankList, RankLists
+from .localizer import Localizer
+from .plots import plot_recall_iou
+
+logger = logging.getLogger(__name__)
+
+
+def localize_dataset(
+    localizer: Localizer,
+    queries: Sequence[Query],
+    rank_lists: RankLists,
+    *,
+    train_top_k: int,
+    num_crops: int,
+    tau: float,
+) -> RankLists | None:
+    """Localize a dataset that the stages did not run on (inductive use, D21).
+
+    A first pass over the head of each list finds confident boxes; the second pass takes its
+    kernels from them and localizes everything.
+
+    Args:
+        localizer: over the dataset's gallery and queries.
+        queries, rank_lists: of the dataset, the lists from the search engine.
+        train_top_k: length of the head.
+        num_crops: n of Eq. 3.
+        tau: probability above which a box counts as confident.
+
+    Returns:
+        The lists with the localizer's boxes on the main process, else None.
+    """
+    pool = initial_pool(queries, rank_lists, train_top_k)
+    vectors = localizer.encode_pool(pool, num_crops)
+    head = localizer.localize(rank_lists.top(train_top_k), pool, vectors, "first pass")
+    if comm.is_main_process():
+        pool = select_pseudo_labels(pool, rank_lists, head, tau)
+    pool = comm.all_gather(pool)[0]
+    vectors = localizer.encode_pool(pool, num_crops)
+    return localizer.localize(rank_lists, pool, vectors, "second pass")
+
+
+def refined_similarities(
+    engine: SearchEngine,
+    index: RegionIndex,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    lists: RankLists,
+) -> dict[tuple[int, int], float]:
+    """Similarity of each refined box with its query (Section 1.8 of the specification).
+
+    Args:
+        engine, index: those that the lists come from.
+        gallery, queries: of the dataset.
+        lists: with the refined boxes.
+
+    Returns:
+        (query id, image id) -> similarity.
+    """
+    embeddings = dict(zip((q.id for q in queries), embed_queries(engine, queries)))
+    files = {int(one["image_id"]): one["file_name"] for one in gallery}
+    wanted: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for one in lists.lists:
+        for image_id, box in zip(one.image_ids.tolist(), one.boxes):
+            wanted[image_id].append((one.query_id, box))
+    similarities = {}
+    for image_id, members in tqdm(wanted.items(), "re-ranking"):
+        boxes = np.stack([box for _, box in members])
+        vectors = engine.embed(read_rgb(files[image_id]), boxes)
+        rows = index.compare(np.stack([embeddings[query_id] for query_id, _ in members]), vectors)
+        for row, (query_id, _) in enumerate(members):
+            similarities[query_id, image_id] = float(rows[row, row])
+    return similarities
+
+
+def rerank(lists: RankLists, similarities: dict[tuple[int, int], float]) -> RankLists:
+    """The lists in the order of other similarities."""
+    return RankLists(tuple(_rerank_one(one, similarities) for one in lists.lists))
+
+
+def _rerank_one(one: RankList, similarities: dict[tuple[int, int], float]) -> RankList:
+    values = np.array([similarities[one.query_id, i] for i in one.image_ids.tolist()], np.float32)
+    order = np.argsort(-values, kind="stable")
+    return replace(
+        one,
+        image_ids=one.image_ids[order],
+        boxes=one.boxes[order],
+        similarities=values[order],
+        probabilities=None if one.probabilities is None else one.probabilities[order],
+    )
+
+
+def evaluate_localized(
+    localized: RankLists,
+    similarities: dict[tuple[int, int], float],
+    ground_truth: GroundTruth,
+    baselines: dict[str, RankLists],
+    output_dir: Path,
+) -> dict:
+    """Run the Detectron2 evaluator over localized lists; writes its files into `output_dir`."""
+    evaluator = InstanceSearchEvaluator(
+        ground_truth,
+        label="final",
+        baselines=baselines,
+        output_dir=output_dir,
+        plot_curves=plot_recall_iou,
+    )
+    evaluator.reset()
+    for one in localized.lists:
+        for rank, image_id in enumerate(one.image_ids.tolist()):
+            instances = Instances((1, 1))
+            instances.pred_boxes = Boxes(torch.from_numpy(one.boxes[rank : rank + 1]))
+            instances.scores = torch.from_numpy(one.probabilities[rank : rank + 1])
+            pair = {
+                "query_id": one.query_id,
+                "image_id": image_id,
+                "rank": rank,
+                "similarity": float(one.similarities[rank]),
+            }
+            evaluator.process(
+                [pair],
+                [{"instances": instances, "similarity": similarities[one.query_id, image_id]}],
+            )
+    return evaluator.evaluate()

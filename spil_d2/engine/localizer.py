@@ -1,0 +1,217 @@
+"""Running a trained QueryRCNN over rank lists."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.crops import CropGeometry
+from ..data.gallery_loader import GalleryDataset, build_gallery_loader
+from ..data.pair_mapper import VectorTable, read_crops
+from ..modeling import QueryRCNN
+from ..structures import QUERY, Query, QueryPool, RankList, RankLists, SamplePool
+
+KERNELS = ("leave_one_out", "query_only", "top5")
+_CROP_BATCH = 32
+_QUERY_BATCH = 16
+
+
+@dataclass(frozen=True)
+class LocalizerSettings:
+    """How rank lists are localized.
+
+    Attributes:
+        crop: geometry of the query crops.
+        num_crops: n of Eq. 3.
+        kernel: "leave_one_out": the query's crop and those of the best candidates that are not the
+            image at hand (D14); "query_only"; "top5": the best candidates whatever the image.
+        min_size, max_size: gallery pictures are resized to these, in pixels.
+        image_format: channel order of the model.
+        num_workers: decoding gallery pictures.
+    """
+
+    crop: CropGeometry
+    num_crops: int
+    kernel: str
+    min_size: int
+    max_size: int
+    image_format: str
+    num_workers: int
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(f"TEST_KERNEL {self.kernel!r} is none of {KERNELS}")
+
+    @classmethod
+    def from_config(cls, cfg) -> LocalizerSettings:
+        query = cfg.MODEL.QUERY
+        return cls(
+            crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
+            num_crops=query.NUM_CROPS,
+            kernel=query.TEST_KERNEL,
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            image_format=cfg.INPUT.FORMAT,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+
+class Localizer:
+    """Boxes and probabilities of a gallery's images for many queries."""
+
+    def __init__(
+        self,
+        model: QueryRCNN,
+        gallery: Sequence[dict],
+        queries: Sequence[Query],
+        settings: LocalizerSettings,
+    ):
+        """
+        Args:
+            model: trained; used in evaluation mode.
+            gallery: Detectron2 dataset dicts.
+            queries: of the rank lists to come.
+            settings: see there.
+        """
+        self._model = model
+        self._gallery = {int(one["image_id"]): one for one in gallery}
+        self._queries = {one.id: one for one in queries}
+        self._settings = settings
+
+    def encode_pool(
+        self, pool: SamplePool, num_candidates: int, progress: bool = True
+    ) -> VectorTable:
+        """Object vectors of every query's own crop and its first candidates' crops.
+
+        All processes return the same table.
+
+        Args:
+            pool: where the crops are taken.
+            num_candidates: how many of each query, confident ones first.
+            progress: show a bar.
+        """
+        places = {}
+        for one in pool.queries:
+            reference = self._queries[one.query_id].primary
+            places[one.query_id, QUERY] = (reference.file_name, reference.box)
+            for position in one.by_confidence[:num_candidates]:
+                candidate = one.candidates[position]
+                file_name = self._gallery[candidate.image_id]["file_name"]
+                places[one.query_id, position] = (file_name, candidate.box)
+        keys = list(places)[comm.get_rank() :: comm.get_world_size()]
+        table: dict[tuple[int, int], Tensor] = {}
+        with inference_context(self._model), torch.no_grad():
+            for start in tqdm(
+                range(0, len(keys), _CROP_BATCH), "encoding crops", disable=not progress
+            ):
+                batch = keys[start : start + _CROP_BATCH]
+                crops, boxes = read_crops(
+                    [places[key] for key in batch], self._settings.crop, self._settings.image_format
+                )
+                vectors = self._model.encode_query(crops, boxes).cpu()
+                table.update(zip(batch, vectors))
+        merged: dict[tuple[int, int], Tensor] = {}
+        for part in comm.all_gather(table):
+            merged.update(part)
+        return merged
+
+    def localize(
+        self,
+        rank_lists: RankLists,
+        pool: SamplePool,
+        vectors: VectorTable,
+        label: str = "localizing",
+    ) -> RankLists | None:
+        """The best box in each ranked image.
+
+        Args:
+            rank_lists: which images to look at.
+            pool: V, for the order of the kernel's crops.
+            vectors: of `encode_pool` on the same pool.
+            label: for the progress bar.
+
+        Returns:
+            On the main process the same lists with the localizer's boxes (in pixels of the stored
+            images) and probabilities; elsewhere None. An image without any detection keeps its
+            box, with probability 0.
+        """
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for one in rank_lists.lists:
+            for image_id in one.image_ids.tolist():
+                wanted[image_id].append(one.query_id)
+        mine = sorted(wanted)[comm.get_rank() :: comm.get_world_size()]
+        settings = self._settings
+        dataset = GalleryDataset(
+            [self._gallery[i] for i in mine],
+            settings.min_size,
+            settings.max_size,
+            settings.image_format,
+        )
+        found: dict[tuple[int, int], tuple[list[float], float]] = {}
+        with inference_context(self._model), torch.no_grad():
+            loader = build_gallery_loader(dataset, settings.num_workers)
+            for item in tqdm(loader, label, disable=not comm.is_main_process()):
+                image_id = int(item["image_id"])
+                query_ids = wanted[image_id]
+                kernels = torch.stack([self._kernel(pool[q], image_id, vectors) for q in query_ids])
+                for query_id, one in zip(query_ids, self._detect(item, kernels)):
+                    if len(one):
+                        box = one.pred_boxes.tensor[0].tolist()
+                        found[query_id, image_id] = (box, float(one.scores[0]))
+        gathered = comm.gather(found)
+        if not comm.is_main_process():
+            return None
+        merged = {key: value for part in gathered for key, value in part.items()}
+        return RankLists(tuple(_replace_boxes(one, merged) for one in rank_lists.lists))
+
+    def _detect(self, item: dict, kernels: Tensor) -> list[Instances]:
+        """One Instances a kernel, in pixels of the stored image; the picture is encoded once."""
+        model = self._model
+        images = model.preprocess([item["image"]])
+        features = model.encode_gallery(images)
+        height, width = images.image_sizes[0]
+        found: list[Instances] = []
+        for batch in kernels.to(model.device).split(_QUERY_BATCH):
+            found += model.detect(features, batch, images.image_sizes, with_masks=False)
+        for one in found:
+            one.pred_boxes.scale(item["width"] / width, item["height"] / height)
+            one.pred_boxes.clip((item["height"], item["width"]))
+        return found
+
+    def _kernel(self, one: QueryPool, image_id: int, vectors: VectorTable) -> Tensor:
+        """(C,) mean kernel for one query on one image (D14)."""
+        settings = self._settings
+        others = [
+            i
+            for i in one.by_confidence
+            if settings.kernel == "top5" or one.candidates[i].image_id != image_id
+        ]
+        rows = [QUERY]
+        if settings.kernel == "leave_one_out":
+            rows += others[: settings.num_crops - 1]
+        elif settings.kernel == "top5":
+            rows = others[: settings.num_crops] or rows
+        return torch.stack([vectors[one.query_id, row] for row in rows]).mean(dim=0)
+
+
+def _replace_boxes(
+    one: RankList, found: Mapping[tuple[int, int], tuple[list[float], float]]
+) -> RankList:
+    pairs = [
+        found.get((one.query_id, image_id), (box, 0.0))
+        for image_id, box in zip(one.image_ids.tolist(), one.boxes.tolist())
+    ]
+    return replace(
+        one,
+        boxes=np.array([box for box, _ in pairs], np.float32).reshape(-1, 4),
+        probabilities=np.array([p for _, p in pairs], np.float32),
+    )

@@ -1,0 +1,208 @@
+"""The main job from a configuration to pictures: search, train in stages, localize, evaluate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
+from ..data.datasets.instance_search import get_queries
+from ..evaluation import GroundTruth, evaluate_rank_lists
+from ..modeling import QueryRCNN
+from ..retrieval import build_search_engine
+from ..structures import Query, RankLists
+from ..utils.artifacts import write_json_atomic
+from .inference import evaluate_localized, localize_dataset, refined_similarities, rerank
+from .localizer import Localizer, LocalizerSettings
+from .report import MetricRow, StageRow, build_report_queries, write_report
+from .search_stage import open_index, search_dataset
+from .summary import summarize, write_summary
+from .trainer import SpilTrainer, known_ground_truth
+
+logger = logging.getLogger(__name__)
+
+NUM_REPORT_QUERIES = 8
+
+
+def train(cfg, resume: bool) -> dict:
+    """Search, train all stages, and evaluate every dataset of DATASETS.TEST.
+
+    Writes `inference/NAME/`, `report.html` and `summary.json` into OUTPUT_DIR.
+
+    Returns:
+        On the main process dataset name -> summary, elsewhere {}.
+    """
+    clock = _Clock(Path(cfg.OUTPUT_DIR) / "elapsed.json", resume)
+    trainer = SpilTrainer(cfg, resume)
+    trainer.train()
+    clock.tick()
+    name = cfg.DATASETS.TRAIN[0]
+    training = trainer.self_training
+    num_stages = trainer.plan.num_stages
+    summaries = {}
+    if comm.is_main_process():
+        stages = [training.manifest(k) for k in range(1, num_stages + 1)]
+        localized = training.localized(num_stages)
+        summaries[name] = _finish(
+            cfg,
+            name,
+            trainer.gallery,
+            trainer.queries,
+            trainer.rank_lists,
+            localized,
+            stages,
+            clock,
+        )
+    for other in cfg.DATASETS.TEST:
+        if other != name:
+            summaries.update(evaluate(cfg, trainer.unwrapped_model, other, clock))
+    comm.synchronize()
+    return summaries
+
+
+def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> dict:
+    """Localize and evaluate a dataset that the model was not trained on (D21: inductive).
+
+    Returns:
+        On the main process {name: summary}, elsewhere {}.
+    """
+    clock = clock or _Clock(Path(cfg.OUTPUT_DIR) / "elapsed.json", resume=False)
+    gallery, queries = DatasetCatalog.get(name), get_queries(name)
+    rank_lists = search_dataset(cfg, name, gallery, queries, cfg.OUTPUT_DIR)
+    localizer = Localizer(model, gallery, queries, LocalizerSettings.from_config(cfg))
+    localized = localize_dataset(
+        localizer,
+        queries,
+        rank_lists,
+        train_top_k=cfg.SPIL.TRAIN_TOP_K,
+        num_crops=cfg.MODEL.QUERY.NUM_CROPS,
+        tau=cfg.SPIL.TAU[cfg.SPIL.NUM_STAGES - 1],
+    )
+    if not comm.is_main_process():
+        return {}
+    assert localized is not None
+    return {name: _finish(cfg, name, gallery, queries, rank_lists, localized, [], clock)}
+
+
+def _finish(
+    cfg,
+    name: str,
+    gallery: list[dict],
+    queries: Sequence[Query],
+    rank_lists: RankLists,
+    localized: RankLists,
+    stages: list[dict],
+    clock: _Clock,
+) -> dict:
+    """Re-rank, evaluate, draw; on the main process only."""
+    folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
+    similarities = refined_similarities(
+        build_search_engine(cfg), index, gallery, queries, localized
+    )
+    final = rerank(localized, similarities)
+    final.save(folder / "final_rank_lists.npz")
+    truth = known_ground_truth(gallery, queries)
+    summary: dict = {}
+    results: dict = {}
+    if truth is not None:
+        search = evaluate_rank_lists(rank_lists, truth)
+        engine = cfg.SEARCH.ENGINE
+        results = evaluate_localized(localized, similarities, truth, {engine: rank_lists}, folder)
+        metrics = [one["metrics"] for one in stages]
+        summary = summarize(search, metrics, results, clock.tick(), {"dataset": name})
+        main = name == cfg.DATASETS.TRAIN[0] or name == cfg.DATASETS.TEST[0]
+        write_summary(folder / "summary.json", summary)
+        if main:
+            write_summary(Path(cfg.OUTPUT_DIR) / "summary.json", summary)
+    report = Path(cfg.OUTPUT_DIR) / "report.html" if stages else folder / "report.html"
+    _report(cfg, report, name, gallery, queries, rank_lists, final, truth, stages, summary, results)
+    logger.info("pictures are in %s", report)
+    return summary
+
+
+def _report(
+    cfg,
+    path: Path,
+    name: str,
+    gallery: list[dict],
+    queries: Sequence[Query],
+    rank_lists: RankLists,
+    final: RankLists,
+    truth: GroundTruth | None,
+    stages: list[dict],
+    summary: dict,
+    results: dict,
+) -> None:
+    shown = queries[:: max(1, len(queries) // NUM_REPORT_QUERIES)][:NUM_REPORT_QUERIES]
+    curves = (
+        path.parent / "inference" / name / "recall_iou.png"
+        if stages
+        else path.parent / "recall_iou.png"
+    )
+    write_report(
+        path,
+        f"Instance search in {name}",
+        _metric_rows(summary, results),
+        _stage_rows(summary, stages),
+        curves if truth is not None else None,
+        build_report_queries(shown, gallery, rank_lists, final, truth),
+        subtitle=f"{cfg.SEARCH.ENGINE}, then {cfg.MODEL.META_ARCHITECTURE}; "
+        f"{len(gallery)} images, {len(queries)} queries",
+    )
+
+
+def _metric_rows(summary: dict, results: dict) -> list[MetricRow]:
+    if not summary:
+        return []
+    rows = [
+        MetricRow("mIoU_TP@128", 100 * summary["miou_search"], 100 * summary["miou_final"]),
+        MetricRow(
+            "CorLoc50@128", 100 * summary["corloc50_search"], 100 * summary["corloc50_final"]
+        ),
+    ]
+    before, after = results["search"], results["search_reranked"]
+    rows += [MetricRow(key, before[key], after[key]) for key in before]
+    return rows
+
+
+def _stage_rows(summary: dict, stages: list[dict]) -> list[StageRow]:
+    if not stages:
+        return []
+    rows = [StageRow("search", 100 * summary["miou_search"] if summary else None)]
+    for k, stage in enumerate(stages):
+        statistics = stage["statistics"]
+        miou = 100 * summary["miou_stage"][k] if summary else None
+        rows.append(
+            StageRow(
+                f"stage {k}",
+                miou,
+                statistics["kept"],
+                statistics["total"],
+                statistics["mean_weight"],
+            )
+        )
+    return rows
+
+
+class _Clock:
+    """Seconds of a run, those of its killed parts included as far as they were noted."""
+
+    def __init__(self, path: Path, resume: bool):
+        self._path = path
+        self._start = time.monotonic()
+        known = json.loads(path.read_text())["seconds"] if resume and path.is_file() else 0.0
+        self._before = float(known)
+
+    def tick(self) -> float:
+        """Note and return the seconds so far; main process only writes."""
+        seconds = self._before + time.monotonic() - self._start
+        if comm.is_main_process():
+            write_json_atomic(self._path, {"seconds": seconds})
+        return seconds

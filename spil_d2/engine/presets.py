@@ -1,0 +1,33 @@
+"""What a configuration leaves to the machine: precision, and weights that may lie beside it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from ..backbones.weights import RESNET_SHARED, RESNET_URL, resolve_weights
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_config(cfg) -> None:
+    """Replace "auto" values in place, and say what was chosen.
+
+    - MODEL.BACKBONE.BF16 "auto": on where the CPU or GPU computes in bfloat16 natively.
+    - MODEL.WEIGHTS, where it names Detectron2's R-50: a copy that lies beside the project.
+    """
+    backbone = cfg.MODEL.BACKBONE
+    if backbone.BF16 not in ("auto", "on", "off"):
+        raise ValueError(f"MODEL.BACKBONE.BF16 {backbone.BF16!r} is none of 'auto', 'on', 'off'")
+    if backbone.BF16 == "auto":
+        backbone.BF16 = "on" if _has_bf16(cfg.MODEL.DEVICE) else "off"
+        logger.info("frozen backbone in %s", "bfloat16" if backbone.BF16 == "on" else "float32")
+    if cfg.MODEL.WEIGHTS == RESNET_URL:
+        cfg.MODEL.WEIGHTS = resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL)
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,143 @@
+"""The search engine's rank lists as an artefact that is built once and reused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from ..retrieval import RegionIndex, SearchEngine, build_index, build_search_engine, search
+from ..structures import Query, RankLists
+from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
+
+logger = logging.getLogger(__name__)
+
+RANK_LISTS = "rank_lists.npz"
+
+
+def search_dataset(
+    cfg, name: str, gallery: Sequence[dict], queries: Sequence[Query], output_dir: str | Path
+) -> RankLists:
+    """Rank lists of all queries of a dataset; all processes return the same.
+
+    The index lies in `output_dir/index/NAME-FINGERPRINT/`, the rank lists in
+    `output_dir/search/NAME-FINGERPRINT/`; what is there already is loaded.
+
+    Args:
+        cfg: SEARCH, MODEL.BACKBONE etc. of the engine.
+        name: of the dataset.
+        gallery: its Detectron2 dicts.
+        queries: its queries.
+        output_dir: of the run.
+    """
+    if cfg.SEARCH.RANK_LISTS:
+        return _given_lists(Path(cfg.SEARCH.RANK_LISTS), queries)
+    index_dir, index_key = _index_place(cfg, name, gallery, output_dir)
+    query_key = fingerprint(
+        {
+            "index": index_key,
+            "top_k": cfg.SEARCH.TOP_K,
+            "queries": [[q.id, *[(r.file_name, r.box) for r in q.references]] for q in queries],
+        }
+    )
+    folder = Path(output_dir) / "search" / f"{name}-{query_key}"
+    if comm.is_main_process() and not is_published(folder):
+        lists = _search(cfg, name, gallery, queries, index_dir, index_key)
+        publish_directory(
+            folder,
+            lambda path: _write(path, lists),
+            {"dataset": name, "engine": cfg.SEARCH.ENGINE, "fingerprint": query_key},
+        )
+    comm.synchronize()
+    check_fingerprint(folder, query_key)
+    lists = RankLists.load(folder / RANK_LISTS)
+    _warn_if_poor(lists, cfg.SEARCH.MIN_SIMILARITY)
+    return lists
+
+
+def open_index(cfg, name: str, gallery: Sequence[dict], output_dir: str | Path) -> RegionIndex:
+    """The index that `search_dataset` has built, or builds now (main process only)."""
+    index_dir, key = _index_place(cfg, name, gallery, output_dir)
+    if not is_published(index_dir):
+        _build(cfg, build_search_engine(cfg), name, gallery, index_dir, key)
+    return RegionIndex.open(index_dir)
+
+
+def _index_place(
+    cfg, name: str, gallery: Sequence[dict], output_dir: str | Path
+) -> tuple[Path, str]:
+    pictures = [(one["image_id"], one["file_name"]) for one in gallery]
+    key = fingerprint({"search": _plain(cfg.SEARCH), "gallery": pictures})
+    return Path(output_dir) / "index" / f"{name}-{key}", key
+
+
+def _search(
+    cfg, name: str, gallery: Sequence[dict], queries: Sequence[Query], index_dir: Path, key: str
+) -> RankLists:
+    engine = build_search_engine(cfg)
+    if not is_published(index_dir):
+        _build(cfg, engine, name, gallery, index_dir, key)
+    index = RegionIndex.open(index_dir)
+    logger.info("searching %d regions of %d images", index.num_regions, len(index))
+    return search(engine, index, queries, cfg.SEARCH.TOP_K)
+
+
+def _build(
+    cfg, engine: SearchEngine, name: str, gallery: Sequence[dict], index_dir: Path, key: str
+) -> None:
+    logger.info("%s indexes the %d images of %s", cfg.SEARCH.ENGINE, len(gallery), name)
+    with tqdm(total=len(gallery), desc="indexing", unit="image") as bar:
+        index = build_index(
+            engine,
+            gallery,
+            lambda done, _: bar.update(done - bar.n),
+            is_centred=cfg.SEARCH.CENTRED,
+        )
+    publish_directory(
+        index_dir,
+        index.save,
+        {"dataset": name, "engine": cfg.SEARCH.ENGINE, "fingerprint": key, "images": len(index)},
+    )
+
+
+def _given_lists(path: Path, queries: Sequence[Query]) -> RankLists:
+    lists = RankLists.load(path)
+    missing = [query.id for query in queries if query.id not in lists]
+    if missing:
+        raise ValueError(
+            f"SEARCH.RANK_LISTS {path} has no list for {len(missing)} queries, e.g. {missing[:5]}"
+        )
+    return lists
+
+
+def _write(path: Path, lists: RankLists) -> None:
+    lists.save(path / RANK_LISTS)
+    (path / "coco_results.json").write_text(json.dumps(lists.to_coco_results()))
+
+
+def _warn_if_poor(lists: RankLists, floor: float) -> None:
+    """Self-paced training assumes a search of mAP >= 0.5, which similarities hint at."""
+    top = [float(one.similarities[:10].mean()) for one in lists.lists if len(one)]
+    if not top:
+        raise ValueError("the search returned nothing: the gallery is empty")
+    median = float(np.median(top))
+    logger.info("median over queries of the mean similarity of the first 10: %.3f", median)
+    if median < floor:
+        logger.warning(
+            "that is below SEARCH.MIN_SIMILARITY = %.3f: most ranked images may be wrong, and "
+            "self-paced training learns from them; try another SEARCH.ENGINE",
+            floor,
+        )
+
+
+def _plain(node) -> dict:
+    return {
+        key: _plain(value) if hasattr(value, "items") else value
+        for key, value in node.items()
+        if key not in ("TOP_K", "RANK_LISTS", "MIN_SIMILARITY")
+    }

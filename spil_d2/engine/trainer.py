@@ -1,0 +1,264 @@
+"""Self-paced training of QueryRCNN with Detectron2's trainer."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch.nn.parallel import DistributedDataParallel
+
+from ..backbones import build_frozen_backbone
+from ..data.augmentation import RandomCropAroundBoxes
+from ..data.build import PairDataset, build_pair_loader
+from ..data.crops import CropGeometry
+from ..data.datasets.instance_search import get_queries
+from ..data.pair_mapper import PairMapper
+from ..evaluation import GroundTruth
+from ..modeling import QueryRCNN
+from ..modeling.coattention import CoAttention
+from ..selftrain.pairs import PairSampler
+from ..structures import SamplePool
+from ..utils.artifacts import fingerprint
+from .coattention_labels import CoAttentionLabeler
+from .localizer import Localizer, LocalizerSettings
+from .search_stage import search_dataset
+from .self_training import SelfTraining
+from .stages import StageHook, StagePlan, StageSchedule
+
+logger = logging.getLogger(__name__)
+
+
+class SpilTrainer(DefaultTrainer):
+    """DefaultTrainer whose loader changes with the stage.
+
+    A run is a function of its configuration and SEED: killed anywhere and resumed, it draws the
+    same pairs and the same random numbers as the undisturbed run.
+    """
+
+    def __init__(self, cfg, resume: bool = False):
+        """
+        Args:
+            cfg: frozen; DATASETS.TRAIN names one `ins_*` dataset.
+            resume: go on in OUTPUT_DIR; else the stages of an earlier run there are removed.
+        """
+        _check(cfg)
+        self.plan = StagePlan.from_config(cfg)
+        super().__init__(cfg)
+        if not resume:
+            _remove_stages(cfg)
+        self.resume_or_load(resume=resume)
+        self.gallery = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+        self.queries = get_queries(cfg.DATASETS.TRAIN[0])
+        self.rank_lists = search_dataset(
+            cfg, cfg.DATASETS.TRAIN[0], self.gallery, self.queries, cfg.OUTPUT_DIR
+        )
+        self.ground_truth = known_ground_truth(self.gallery, self.queries)
+        self.self_training = self._build_self_training(cfg)
+
+    @property
+    def unwrapped_model(self) -> QueryRCNN:
+        """The model without DistributedDataParallel."""
+        model = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Nothing yet: each stage sets its own loader when it is entered."""
+        return []
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        plan = StagePlan.from_config(cfg)
+        return LRMultiplier(optimizer, StageSchedule(plan), plan.max_iter)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        cfg = self.cfg
+        writers = None
+        if comm.is_main_process():
+            writers = hooks.PeriodicWriter(self.build_writers(), period=cfg.SPIL.LOG_PERIOD)
+        return [
+            SeedHook(cfg.SEED),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            if comm.is_main_process()
+            else None,
+            StageHook(self.plan, self.enter_stage),
+            writers,
+        ]
+
+    def enter_stage(self, stage: int, iteration: int) -> None:
+        """Make or load the stage's pool, and train on it from `iteration` on."""
+        pool = self.self_training.pool(stage, iteration)
+        self._log_stage(pool)
+        if stage == self.plan.num_stages:
+            return
+        if iteration == self.plan.starts[stage]:
+            # Each stage has an optimizer of its own (D13).
+            self.optimizer.state.clear()
+        self.reset_data_loader(pool, iteration)
+
+    def reset_data_loader(self, pool: SamplePool, iteration: int) -> None:
+        """Train on another pool: the public form of Detectron2's `SimpleTrainer` method."""
+        cfg = self.cfg
+        vectors = self.self_training.vectors(pool)
+        dataset = self._pair_dataset(pool, vectors)
+        loader = build_pair_loader(
+            dataset, iteration, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+        )
+        self._trainer.reset_data_loader(lambda: loader)
+
+    def _pair_dataset(self, pool: SamplePool, vectors) -> PairDataset:
+        cfg = self.cfg
+        own_images = {query.id: query.own_image_ids for query in self.queries}
+        sampler = PairSampler(
+            pool,
+            own_images,
+            num_crops=cfg.MODEL.QUERY.NUM_CROPS,
+            swap_probability=None if cfg.SPIL.SWAP_PROB < 0 else cfg.SPIL.SWAP_PROB,
+            contrastive=cfg.SPIL.CONTRASTIVE,
+            max_shared_images=cfg.SPIL.MAX_SHARED_IMAGES,
+        )
+        query = cfg.MODEL.QUERY
+        mapper = PairMapper(
+            pool,
+            {int(one["image_id"]): one for one in self.gallery},
+            {one.id: one for one in self.queries},
+            augmentations=build_augmentations(cfg),
+            crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
+            image_format=cfg.INPUT.FORMAT,
+            masks=cfg.MODEL.MASK_ON,
+            vectors=vectors,
+            flip_probability=0.0 if cfg.INPUT.RANDOM_FLIP == "none" else 0.5,
+        )
+        return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
+
+    def _build_self_training(self, cfg) -> SelfTraining:
+        localizer = Localizer(
+            self.unwrapped_model, self.gallery, self.queries, LocalizerSettings.from_config(cfg)
+        )
+        return SelfTraining(
+            localizer,
+            self.rank_lists,
+            self.queries,
+            self.ground_truth,
+            build_labeler(cfg, self.gallery, self.queries),
+            directory=Path(cfg.OUTPUT_DIR) / "stages",
+            fingerprint=stage_fingerprint(cfg),
+            train_top_k=cfg.SPIL.TRAIN_TOP_K,
+            thresholds=cfg.SPIL.TAU,
+            num_crops=cfg.MODEL.QUERY.NUM_CROPS,
+            cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
+        )
+
+    def _log_stage(self, pool: SamplePool) -> None:
+        """Stage decisions and metrics as scalars of TensorBoard and metrics.json."""
+        manifest = self.self_training.manifest(pool.stage)
+        scalars = {f"pace/{name}": value for name, value in manifest["statistics"].items()}
+        for group, values in manifest.get("metrics", {}).items():
+            scalars.update({f"{group}/{name}": value for name, value in values.items()})
+        get_event_storage().put_scalars(
+            smoothing_hint=False, **scalars, **{"pace/stage": pool.stage}
+        )
+
+
+class SeedHook(HookBase):
+    """Seeds torch before each iteration from the iteration alone, so that a resumed run samples
+    the same anchors and RoIs as an undisturbed one."""
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_step(self) -> None:
+        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        torch.manual_seed(self._seed * 1_000_003 + step)
+
+
+def build_augmentations(cfg) -> list[T.Augmentation]:
+    """Of the gallery picture in training; the flip is the mapper's, since crops share it."""
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP_AROUND_BOXES > 0:
+        augmentations.append(RandomCropAroundBoxes(cfg.INPUT.CROP_AROUND_BOXES))
+    augmentations.append(
+        T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        )
+    )
+    if cfg.INPUT.COLOR_JITTER > 0:
+        low, high = 1 - cfg.INPUT.COLOR_JITTER, 1 + cfg.INPUT.COLOR_JITTER
+        augmentations += [
+            T.RandomBrightness(low, high),
+            T.RandomContrast(low, high),
+            T.RandomSaturation(low, high),
+        ]
+    return augmentations
+
+
+def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | None:
+    """The co-attention labeler of a configuration, on a frozen backbone of its own."""
+    if not cfg.COATTENTION.ENABLED or not comm.is_main_process():
+        return None
+    backbone = build_frozen_backbone(cfg, [cfg.COATTENTION.FEATURE])
+    return CoAttentionLabeler(
+        CoAttention(cfg, feature_extractor=backbone),
+        {int(one["image_id"]): one for one in gallery},
+        queries,
+        cfg.MODEL.QUERY.NUM_CROPS + 1,
+    )
+
+
+def known_ground_truth(gallery: list[dict], queries) -> GroundTruth | None:
+    """Ground truth of a dataset, or None where no query has a relevant annotated image."""
+    truth = GroundTruth.from_dataset(gallery, queries)
+    return truth if truth.relevant else None
+
+
+def stage_fingerprint(cfg) -> str:
+    """Of all keys that the stages' pools depend on; device and workers are not among them."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SPIL.LOG_PERIOD = "", 0, 0
+    return fingerprint(
+        {
+            "train": list(cfg.DATASETS.TRAIN),
+            "seed": cfg.SEED,
+            "keys": {
+                name: cfg.get(name).dump()
+                for name in ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "COATTENTION")
+            },
+        }
+    )
+
+
+def _check(cfg) -> None:
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise ValueError(f"DATASETS.TRAIN must name one dataset, got {cfg.DATASETS.TRAIN}")
+    if cfg.SEED < 0:
+        raise ValueError("SEED must be >= 0: a resumed run has to draw what the first one drew")
+    if cfg.MODEL.QUERY.CACHE_VECTORS and cfg.MODEL.BACKBONE.FREEZE_AT < 5:
+        raise ValueError(
+            "MODEL.QUERY.CACHE_VECTORS needs a frozen backbone: set MODEL.BACKBONE.FREEZE_AT to 5"
+        )
+    if len(cfg.SPIL.TAU) < cfg.SPIL.NUM_STAGES:
+        raise ValueError(
+            f"SPIL.TAU has {len(cfg.SPIL.TAU)} thresholds; {cfg.SPIL.NUM_STAGES} stages need as "
+            "many: one before each later stage, and one for the final pool"
+        )
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        raise ValueError("TEST.PRECISE_BN keeps a loader of its own: it cannot follow the stages")
+
+
+def _remove_stages(cfg) -> None:
+    folder = Path(cfg.OUTPUT_DIR) / "stages"
+    if comm.is_main_process() and folder.exists():
+        logger.warning("removing the stages of an earlier run in %s (no --resume)", folder)
+        shutil.rmtree(folder)
+    comm.synchronize()

@@ -1,0 +1,164 @@
+"""Correlation heads: what a query's kernel does to a gallery image's feature maps.
+
+Everything before this point is independent of the query, so the features of a gallery image are
+computed once and serve every query (specification, section 8).
+
+Shape shorthand: B: images, C: channels, H, W: map size.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+
+from ..ops.correlation import KERNEL_NORMS, correlate, correlate_and_project, normalize_kernel
+
+CORRELATION_HEAD_REGISTRY = Registry("CORRELATION_HEAD")
+CORRELATION_HEAD_REGISTRY.__doc__ = """
+Modulators of gallery features by a query kernel. Called with (cfg, input_shape: dict of ShapeSpec),
+they have `forward(features, kernel)`, `rpn_shape` and `roi_shape`.
+"""
+
+HEAD_INPUTS = ("corr", "raw", "concat")
+
+
+def build_correlation_head(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """Build `cfg.MODEL.CORRELATION_HEAD.NAME`."""
+    return CORRELATION_HEAD_REGISTRY.get(cfg.MODEL.CORRELATION_HEAD.NAME)(cfg, input_shape)
+
+
+def _shapes(input_shape: dict[str, ShapeSpec], channels: int) -> dict[str, ShapeSpec]:
+    return {name: ShapeSpec(channels, stride=spec.stride) for name, spec in input_shape.items()}
+
+
+def _common_channels(input_shape: dict[str, ShapeSpec]) -> int:
+    channels = {spec.channels for spec in input_shape.values()}
+    if len(channels) != 1:
+        raise ValueError(f"a kernel needs levels of equal width, got {input_shape}")
+    return int(channels.pop())
+
+
+@CORRELATION_HEAD_REGISTRY.register()
+class ChannelReweighting(nn.Module):
+    """`C_l = Y_l * A_l x` on each level (Eq. 3; A_l = identity for the paper's single level)."""
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        kernel_norm: str = "none",
+        level_map: bool = False,
+        head_input: str = "corr",
+    ):
+        """
+        Args:
+            input_shape: the gallery features' levels, of equal width.
+            kernel_norm: see `normalize_kernel`.
+            level_map: learn a linear map A_l of the kernel for each level, the identity at first.
+            head_input: what the RoI heads see (D6): the correlation, the raw map, or both.
+        """
+        super().__init__()
+        if head_input not in HEAD_INPUTS or kernel_norm not in KERNEL_NORMS:
+            raise ValueError(
+                f"HEAD_INPUT {head_input!r} is none of {HEAD_INPUTS} or KERNEL_NORM "
+                f"{kernel_norm!r} is none of {KERNEL_NORMS}"
+            )
+        channels = _common_channels(input_shape)
+        self.kernel_norm = kernel_norm
+        self.head_input = head_input
+        self.level_maps = nn.ModuleDict()
+        if level_map:
+            for name in input_shape:
+                self.level_maps[name] = nn.Linear(channels, channels, bias=False)
+                nn.init.eye_(self.level_maps[name].weight)
+        self.rpn_shape = _shapes(input_shape, channels)
+        self.roi_shape = _shapes(input_shape, channels * (2 if head_input == "concat" else 1))
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        keys = cfg.MODEL.CORRELATION_HEAD
+        return {
+            "input_shape": input_shape,
+            "kernel_norm": keys.KERNEL_NORM,
+            "level_map": keys.LEVEL_MAP,
+            "head_input": keys.HEAD_INPUT,
+        }
+
+    def forward(
+        self, features: dict[str, Tensor], kernel: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """
+        Args:
+            features: level -> (B, C, H, W).
+            kernel: (B, C), one for each image; or (Q, C) on the maps of one image.
+
+        Returns:
+            The maps for the RPN and those for the RoI heads, of max(B, Q) images each.
+        """
+        kernel = normalize_kernel(kernel, self.kernel_norm)
+        correlated = {}
+        for name, y in features.items():
+            x = self.level_maps[name](kernel) if name in self.level_maps else kernel
+            correlated[name] = correlate(y.expand(len(x), -1, -1, -1), x)
+        if self.head_input == "corr":
+            return correlated, correlated
+        raw = {name: y.expand(len(kernel), -1, -1, -1) for name, y in features.items()}
+        if self.head_input == "raw":
+            return correlated, raw
+        return correlated, {n: torch.cat([correlated[n], raw[n]], dim=1) for n in features}
+
+
+@CORRELATION_HEAD_REGISTRY.register()
+class ProjectedReweighting(nn.Module):
+    """`relu(W (Y * x) + U Y + b)`: the correlation and the raw map, brought to few channels.
+
+    For wide frozen maps on small machines. The kernel is folded into W, so the wide correlation
+    is never stored, and `U Y` is the same for all queries.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: dict[str, ShapeSpec], *, kernel_norm: str = "l2", channels: int = 128
+    ):
+        """
+        Args:
+            input_shape: the gallery features' levels, of equal width.
+            kernel_norm: see `normalize_kernel`.
+            channels: width of the maps that the RPN and the RoI heads see.
+        """
+        super().__init__()
+        width = _common_channels(input_shape)
+        self.kernel_norm = kernel_norm
+        self.correlation = nn.ModuleDict()
+        self.raw = nn.ModuleDict()
+        for name in input_shape:
+            self.correlation[name] = nn.Conv2d(width, channels, 1, bias=False)
+            self.raw[name] = nn.Conv2d(width, channels, 1)
+            for conv in (self.correlation[name], self.raw[name]):
+                nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+            nn.init.zeros_(self.raw[name].bias)
+        self.rpn_shape = self.roi_shape = _shapes(input_shape, channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        keys = cfg.MODEL.CORRELATION_HEAD
+        return {
+            "input_shape": input_shape,
+            "kernel_norm": keys.KERNEL_NORM,
+            "channels": keys.CHANNELS,
+        }
+
+    def forward(
+        self, features: dict[str, Tensor], kernel: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Arguments and returns as in `ChannelReweighting.forward`."""
+        kernel = normalize_kernel(kernel, self.kernel_norm)
+        maps = {}
+        for name, y in features.items():
+            conditioned = correlate_and_project(y, kernel, self.correlation[name].weight)
+            maps[name] = torch.relu(conditioned + self.raw[name](y))
+        return maps, maps

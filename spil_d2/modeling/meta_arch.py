@@ -1,0 +1,236 @@
+"""QueryRCNN: an R-CNN that looks for what a query shows (SPIL, Section 3.1).
+
+Shape shorthand: B: gallery images, Q: queries, n: crops of a query, S: side of a crop in pixels,
+C: channels of the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    build_backbone,
+    build_proposal_generator,
+    build_roi_heads,
+)
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from .correlation_head import build_correlation_head
+
+X_POOLS = ("roi", "full")
+
+
+@META_ARCH_REGISTRY.register()
+class QueryRCNN(nn.Module):
+    """Query-conditioned R-CNN: `encode_query`, `encode_gallery`, `detect`.
+
+    Training calls all three in `forward`; a search encodes each gallery image once and calls
+    `detect` for every query.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        correlation_head: nn.Module,
+        proposal_generator: nn.Module,
+        roi_heads: nn.Module,
+        query_pooler: ROIPooler,
+        query_pool: str,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        frozen_backbone: bool,
+        bf16_backbone: bool,
+    ):
+        """
+        Args:
+            backbone: image -> maps of equal width; shared by query and gallery.
+            correlation_head: (maps, kernel) -> maps for the RPN, maps for the RoI heads.
+            proposal_generator, roi_heads: Detectron2's, on the correlated maps.
+            query_pooler: pools the object's box in a crop's maps.
+            query_pool: "roi" averages over the object's box (D3), "full" over the whole crop.
+            pixel_mean, pixel_std: of a channel, in the order of the input image.
+            frozen_backbone: run the backbone without gradients.
+            bf16_backbone: run a frozen backbone in bfloat16.
+        """
+        super().__init__()
+        if query_pool not in X_POOLS:
+            raise ValueError(f"X_POOL {query_pool!r} is none of {X_POOLS}")
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.correlation_head = correlation_head
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        self.query_pooler = query_pooler
+        self.query_pool = query_pool
+        self.frozen_backbone = frozen_backbone
+        self.bf16_backbone = bf16_backbone
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        shape = {name: backbone.output_shape()[name] for name in cfg.MODEL.QUERY.IN_FEATURES}
+        correlation_head = build_correlation_head(cfg, shape)
+        return {
+            "backbone": backbone,
+            "correlation_head": correlation_head,
+            "proposal_generator": build_proposal_generator(cfg, correlation_head.rpn_shape),
+            "roi_heads": build_roi_heads(cfg, correlation_head.roi_shape),
+            "query_pooler": ROIPooler(
+                output_size=cfg.MODEL.QUERY.POOLER_RESOLUTION,
+                scales=[1 / spec.stride for spec in shape.values()],
+                sampling_ratio=0,
+                pooler_type="ROIAlignV2",
+            ),
+            "query_pool": cfg.MODEL.QUERY.X_POOL,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "frozen_backbone": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
+            "bf16_backbone": cfg.MODEL.BACKBONE.BF16 == "on",
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the maps that the correlation works on."""
+        return tuple(self.correlation_head.rpn_shape)
+
+    def preprocess(self, images: list[Tensor]) -> ImageList:
+        """Normalize (3, H, W) images of 0..255 and pad them to one batch."""
+        normalized = [(x.to(self.device) - self.pixel_mean) / self.pixel_std for x in images]
+        return ImageList.from_tensors(normalized, self.backbone.size_divisibility)
+
+    def encode_gallery(self, images: ImageList) -> dict[str, Tensor]:
+        """Query-independent maps of gallery images: level -> (B, C, H, W), float32."""
+        maps = self._backbone_maps(images.tensor)
+        return {name: maps[name] for name in self.levels}
+
+    def encode_query(self, crops: Tensor, boxes: Tensor) -> Tensor:
+        """Object vectors of query crops (Eq. 3 before the mean).
+
+        Args:
+            crops: (N, 3, S, S) of 0..255.
+            boxes: (N, 4) the object's box, XYXY in pixels of the crop.
+
+        Returns:
+            (N, C) float32.
+        """
+        images = (crops.to(self.device) - self.pixel_mean) / self.pixel_std
+        if self.query_pool == "full":
+            boxes = boxes.new_tensor([0, 0, crops.shape[3], crops.shape[2]]).expand(len(crops), 4)
+        maps = self._backbone_maps(images)
+        per_crop = [Boxes(box[None]) for box in boxes.to(self.device)]
+        pooled = self.query_pooler([maps[name] for name in self.levels], per_crop)
+        return pooled.mean(dim=(2, 3))
+
+    def detect(
+        self,
+        features: dict[str, Tensor],
+        kernel: Tensor,
+        image_sizes: list[tuple[int, int]],
+        with_masks: bool = True,
+    ) -> list[Instances]:
+        """Find each kernel's instance.
+
+        Args:
+            features: of `encode_gallery`, for max(B, Q) images or for one.
+            kernel: (B, C), one for each image, or (Q, C) on one image.
+            image_sizes: (height, width) of each of the B network inputs.
+            with_masks: run the mask head, if there is one.
+
+        Returns:
+            max(B, Q) Instances with `pred_boxes` (in network-input pixels), `scores` (foreground
+            probability p), best first, and `pred_masks` where the mask head is on.
+        """
+        assert not self.training, "detect() is for evaluation mode"
+        rpn_maps, roi_maps = self.correlation_head(features, kernel)
+        images = self._image_list(rpn_maps, image_sizes)
+        proposals, _ = self.proposal_generator(images, rpn_maps, None)
+        if not with_masks:
+            return self.roi_heads.detect_boxes(roi_maps, proposals)
+        instances, _ = self.roi_heads(images, roi_maps, proposals, None)
+        return instances
+
+    def forward(self, batched_inputs: list[dict]):
+        """Train on, or localize in, pairs of a gallery image and a query.
+
+        Args:
+            batched_inputs: one dict an image with "image" (3, H, W) and the query either as
+                "query_crops" (n, 3, S, S) with "query_boxes" (n, 4), or as "query_vectors"
+                (n, C); in training also "instances" (`gt_boxes`, `gt_classes` = 0, `gt_masks`,
+                `gt_weights`), and, for contrastive training, the same keys with "negative_"
+                instead of "query_": another query, for which this image is null ground truth;
+                at inference "height", "width" of the wanted output frame.
+
+        Returns:
+            In training the losses; else a list of {"instances": Instances} in the output frame.
+        """
+        images = self.preprocess([one["image"] for one in batched_inputs])
+        features = self.encode_gallery(images)
+        kernel = self._mean_kernels(batched_inputs, "query")
+        if not self.training:
+            found = self.detect(features, kernel, images.image_sizes)
+            return [
+                {"instances": detector_postprocess(one, x["height"], x["width"])}
+                for one, x in zip(found, batched_inputs)
+            ]
+        return self._losses(images, features, kernel, batched_inputs)
+
+    def _losses(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        kernel: Tensor,
+        batched_inputs: list[dict],
+    ) -> dict[str, Tensor]:
+        targets = [one["instances"].to(self.device) for one in batched_inputs]
+        sizes = images.image_sizes
+        if "negative_crops" in batched_inputs[0] or "negative_vectors" in batched_inputs[0]:
+            # Two-way pairs: the same image once with its own kernel, once with a foreign one.
+            kernel = torch.cat([kernel, self._mean_kernels(batched_inputs, "negative")])
+            features = {name: torch.cat([y, y]) for name, y in features.items()}
+            targets = targets + [one[[]] for one in targets]
+            sizes = sizes + sizes
+        rpn_maps, roi_maps = self.correlation_head(features, kernel)
+        pairs = self._image_list(rpn_maps, sizes)
+        proposals, rpn_losses = self.proposal_generator(pairs, rpn_maps, targets)
+        _, roi_losses = self.roi_heads(pairs, roi_maps, proposals, targets)
+        return {**rpn_losses, **roi_losses}
+
+    def _mean_kernels(self, batched_inputs: list[dict], role: str) -> Tensor:
+        """(B, C): the mean object vector of each item's crops (Eq. 3)."""
+        if f"{role}_vectors" in batched_inputs[0]:
+            return torch.stack(
+                [one[f"{role}_vectors"].to(self.device).mean(dim=0) for one in batched_inputs]
+            )
+        counts = [len(one[f"{role}_boxes"]) for one in batched_inputs]
+        vectors = self.encode_query(
+            torch.cat([one[f"{role}_crops"] for one in batched_inputs]),
+            torch.cat([one[f"{role}_boxes"] for one in batched_inputs]),
+        )
+        return torch.stack([part.mean(dim=0) for part in vectors.split(counts)])
+
+    def _backbone_maps(self, tensor: Tensor) -> dict[str, Tensor]:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        no_grad = torch.no_grad() if self.frozen_backbone else contextlib.nullcontext()
+        bf16 = self.bf16_backbone and self.frozen_backbone
+        with no_grad, torch.autocast(tensor.device.type, torch.bfloat16, enabled=bf16):
+            maps = self.backbone(tensor)
+        return {name: maps[name].float() for name in self.levels}
+
+    def _image_list(self, maps: dict[str, Tensor], sizes: list[tuple[int, int]]) -> ImageList:
+        # RPN and RoI heads read the sizes only; a zero-copy view stands for the pixels.
+        any_map = next(iter(maps.values()))
+        return ImageList(any_map, list(sizes) * (len(any_map) // len(sizes)))

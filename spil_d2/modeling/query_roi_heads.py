@@ -1,0 +1,58 @@
+"""RoI heads on correlated features: one foreground class, losses weighted by ω."""
+
+from __future__ import annotations
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    Res5ROIHeads,
+    StandardROIHeads,
+)
+from detectron2.structures import Instances
+from torch import Tensor
+
+from .losses import WeightedFastRCNNOutputLayers
+
+
+@ROI_HEADS_REGISTRY.register()
+class QueryRes5ROIHeads(Res5ROIHeads):
+    """C4 heads of the `paper` preset: RoIAlign on the correlation, then res5."""
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        arguments = super().from_config(cfg, input_shape)
+        width = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 8
+        arguments["box_predictor"] = WeightedFastRCNNOutputLayers(
+            cfg, ShapeSpec(channels=width, height=1, width=1)
+        )
+        return arguments
+
+    def detect_boxes(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
+        """`pred_boxes` and `scores` alone, without the mask head."""
+        maps = [features[name] for name in self.in_features]
+        regions = self._shared_roi_transform(maps, [one.proposal_boxes for one in proposals])
+        found, _ = self.box_predictor.inference(
+            self.box_predictor(regions.mean(dim=(2, 3))), proposals
+        )
+        return found
+
+
+@ROI_HEADS_REGISTRY.register()
+class QueryStandardROIHeads(StandardROIHeads):
+    """Heads of the `fast` and `tiny` presets: RoIAlign, then a small box head and mask head."""
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape):
+        arguments = super()._init_box_head(cfg, input_shape)
+        arguments["box_predictor"] = WeightedFastRCNNOutputLayers(
+            cfg, arguments["box_head"].output_shape
+        )
+        return arguments
+
+    def detect_boxes(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
+        """`pred_boxes` and `scores` alone, without the mask head."""
+        return self._forward_box(features, proposals)

@@ -1,0 +1,109 @@
+"""RPN whose losses are weighted by the confidence of each image's pseudo label."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+from torch.nn import functional as F
+
+from .losses import box_losses, image_weights
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class QueryRPN(RPN):
+    """Detectron2's RPN on correlated features.
+
+    The box of an image with pseudo-label confidence ω contributes ω times its losses (D10); a
+    null-ground-truth image contributes `negative_weight` times (D8).
+    """
+
+    @configurable
+    def __init__(self, *, negative_weight: float = 1.0, weighted: bool = True, **kwargs):
+        """
+        Args:
+            negative_weight: weight of the images of null ground truth.
+            weighted: False trains the RPN at full weight on every pseudo label.
+        """
+        super().__init__(**kwargs)
+        self.negative_weight = negative_weight
+        self.weighted = weighted
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "negative_weight": cfg.SPIL.NEGATIVE_WEIGHT,
+            "weighted": cfg.SPIL.WEIGHT_RPN,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """As Detectron2's; `gt_instances` carry `gt_weights` (G,), the first being the image's."""
+        maps = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(maps)
+        logits, deltas = self.rpn_head(maps)
+        logits = [one.permute(0, 2, 3, 1).flatten(1) for one in logits]
+        deltas = [
+            one.unflatten(1, (-1, self.anchor_generator.box_dim))
+            .permute(0, 3, 4, 1, 2)
+            .flatten(1, -2)
+            for one in deltas
+        ]
+        losses = {}
+        if self.training:
+            assert gt_instances is not None, "the RPN needs gt_instances in training"
+            labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            weights = image_weights(gt_instances, self.negative_weight, self.weighted)
+            losses = self.weighted_losses(anchors, logits, labels, deltas, gt_boxes, weights)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    def weighted_losses(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        gt_labels: list[Tensor],
+        deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+        weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Detectron2's RPN losses with one weight an image.
+
+        Args:
+            anchors: L levels of (A_l, 4) anchors.
+            logits: L tensors (B, A_l).
+            gt_labels: B tensors (sum A_l,) of 1, 0 or -1 (ignored).
+            deltas: L tensors (B, A_l, 4).
+            gt_boxes: B tensors (sum A_l, 4), the box matched to each anchor.
+            weights: (B,).
+        """
+        labels = torch.stack(gt_labels)
+        storage = get_event_storage()
+        storage.put_scalar("rpn/num_pos_anchors", (labels == 1).sum().item() / len(labels))
+        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / len(labels))
+        objectness = F.binary_cross_entropy_with_logits(
+            torch.cat(logits, dim=1), labels.clamp(min=0).float(), reduction="none"
+        )
+        objectness = (objectness * (labels >= 0)).sum(dim=1)
+        image, anchor = (labels == 1).nonzero(as_tuple=True)
+        localization = box_losses(
+            self.box2box_transform,
+            torch.cat([level.tensor for level in anchors])[anchor],
+            torch.cat(deltas, dim=1)[image, anchor],
+            torch.stack(gt_boxes)[image, anchor],
+            self.box_reg_loss_type,
+            self.smooth_l1_beta,
+        )
+        normalizer = self.batch_size_per_image * len(labels)
+        losses = {
+            "loss_rpn_cls": (weights * objectness).sum() / normalizer,
+            "loss_rpn_loc": (weights[image] * localization).sum() / normalizer,
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}

@@ -1,0 +1,18 @@
+from .engines import DASR, SEARCH_ENGINE_REGISTRY, Grid, Regions, SearchEngine, build_search_engine
+from .region_index import RegionIndex
+from .search import build_index, embed_queries, search
+from .whitening import Whitening
+
+__all__ = [
+    "DASR",
+    "Grid",
+    "RegionIndex",
+    "Regions",
+    "SEARCH_ENGINE_REGISTRY",
+    "SearchEngine",
+    "Whitening",
+    "build_index",
+    "build_search_engine",
+    "embed_queries",
+    "search",
+]

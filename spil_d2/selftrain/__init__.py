@@ -1,0 +1,1 @@
+"""From rank lists to pseudo labels, and from pseudo labels to training pairs."""

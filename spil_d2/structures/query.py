@@ -1,0 +1,63 @@
+"""What the user asks for: one instance, shown by one or several boxes on pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One picture of the instance.
+
+    Attributes:
+        file_name: path of the picture, absolute or relative to the working directory.
+        width, height: size of the stored picture in pixels.
+        box: (x0, y0, x1, y1), XYXY_ABS in pixels of the stored picture, inside it, with area > 0.
+        image_id: the gallery image this is, or None for a picture from outside the gallery.
+    """
+
+    file_name: str
+    width: int
+    height: int
+    box: Box
+    image_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.box) != 4:
+            raise ValueError(f"{self.file_name}: a box is (x0, y0, x1, y1), got {self.box}")
+        x0, y0, x1, y1 = self.box
+        if not (0 <= x0 < x1 <= self.width and 0 <= y0 < y1 <= self.height):
+            raise ValueError(
+                f"{self.file_name}: box {self.box} is empty or outside the picture of "
+                f"{self.width}x{self.height} pixels"
+            )
+
+
+@dataclass(frozen=True)
+class Query:
+    """One instance to search for.
+
+    Attributes:
+        id: unique among the queries of a dataset.
+        references: at least one; training localizes the first (q_i, u_i of the SPIL paper).
+        instance_id: the identity, where it is known; used by evaluation only.
+    """
+
+    id: int
+    references: tuple[Reference, ...]
+    instance_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.references:
+            raise ValueError(f"query {self.id} has no reference box")
+
+    @property
+    def primary(self) -> Reference:
+        return self.references[0]
+
+    @property
+    def own_image_ids(self) -> frozenset[int]:
+        """Gallery images the query was taken from: they never count for it."""
+        return frozenset(r.image_id for r in self.references if r.image_id is not None)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from spil_d2.ops.coattention import (
+    CoAttentionSettings,
+    box_coverage,
+    common_direction,
+    find_extras,
+    limit_to_box,
+    normalize_indicator,
+    orient_indicator,
+    pseudo_mask,
+    rectangle,
+    superpixel_means,
+)
+from spil_d2.ops.principal_direction import PrincipalDirection
+
+SIZE = (64, 96)
+BOX = (16.0, 16.0, 48.0, 48.0)
+CELL = 8
+
+
+def feature_map_with(*objects: tuple[int, int, int, int], seed: int = 0) -> torch.Tensor:
+    """(16, 8, 12) map of a 64 x 96 picture: background A, objects (y0, x0, y1, x1 in cells) B."""
+    generator = torch.Generator().manual_seed(seed)
+    background, foreground = torch.randn(2, 16, generator=torch.Generator().manual_seed(99))
+    feature_map = background[:, None, None].expand(16, 8, 12).clone()
+    for y0, x0, y1, x1 in objects:
+        feature_map[:, y0:y1, x0:x1] = foreground[:, None, None]
+    return feature_map + 0.05 * torch.randn(16, 8, 12, generator=generator)
+
+
+def cells_as_superpixels() -> np.ndarray:
+    labels = np.arange(8 * 12, dtype=np.int32).reshape(8, 12)
+    return labels.repeat(CELL, axis=0).repeat(CELL, axis=1)
+
+
+def crop_maps() -> list[torch.Tensor]:
+    return [feature_map_with((2, 2, 6, 9), seed=s)[:, 1:7, 1:10] for s in (1, 2)]
+
+
+def run(feature_map: torch.Tensor, flip: bool = False, **settings: object):
+    principal = common_direction([feature_map], crop_maps())
+    if flip:
+        principal = PrincipalDirection(principal.mean, -principal.direction)
+    return pseudo_mask(
+        feature_map, BOX, principal, cells_as_superpixels(), CoAttentionSettings(**settings)
+    )
+
+
+def test_the_mask_is_the_object_and_not_the_box() -> None:
+    result = run(feature_map_with((2, 2, 6, 4)))
+    expected = np.zeros(SIZE, bool)
+    expected[16:48, 16:32] = True
+    # Bilinear upsampling lets the indicator run over into half of the next cell.
+    assert not result.is_fallback
+    assert result.mask[expected].all()
+    assert result.mask.sum() <= 1.5 * expected.sum()
+    assert result.extra_boxes.shape == (0, 4) and result.extra_weights.shape == (0,)
+
+
+def test_the_sign_of_the_direction_does_not_matter() -> None:
+    feature_map = feature_map_with((2, 2, 6, 6), (1, 9, 5, 12))
+    one, other = run(feature_map), run(feature_map, flip=True)
+    np.testing.assert_array_equal(one.mask, other.mask)
+    np.testing.assert_array_equal(one.extra_boxes, other.extra_boxes)
+    np.testing.assert_array_equal(one.extra_weights, other.extra_weights)
+    assert len(one.extra_boxes) == 1
+
+
+def test_normalization_of_the_worked_example() -> None:
+    # D18: in a map of [-40, 80] min-max lifts the background 0 to .33, over the threshold .1.
+    indicator = torch.tensor([[-40.0, 0.0], [8.0, 80.0]])
+    torch.testing.assert_close(
+        normalize_indicator(indicator), torch.tensor([[0.0, 0.0], [0.1, 1.0]])
+    )
+    torch.testing.assert_close(
+        normalize_indicator(indicator, "minmax"), torch.tensor([[0.0, 1 / 3], [0.4, 1.0]])
+    )
+    assert not normalize_indicator(torch.full((2, 2), -1.0)).any()
+    assert not normalize_indicator(torch.full((2, 2), 3.0), "minmax").any()
+
+
+def test_orientation() -> None:
+    indicator = torch.zeros(8, 12)
+    indicator[2:6, 2:6] = -1
+    oriented = orient_indicator(indicator, BOX, SIZE)
+    assert oriented is not None
+    torch.testing.assert_close(oriented, -indicator)
+    assert orient_indicator(torch.ones(8, 12), BOX, SIZE) is None
+    checkers = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(4, 6)
+    assert orient_indicator(checkers, BOX, SIZE) is None
+    assert orient_indicator(indicator, (0, 0, 96, 64), SIZE) is None
+
+
+def test_coverage_is_the_share_of_each_cell() -> None:
+    coverage = box_coverage((4, 8, 24, 10), (2, 3), (16, 24))
+    # Cells of 8 x 8 pixels; the box covers half of column 0 and a quarter of row 1.
+    torch.testing.assert_close(coverage, torch.tensor([[0, 0, 0], [0.125, 0.25, 0.25]]))
+
+
+def test_superpixel_means_against_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    labels, values = rng.integers(0, 5, (6, 7)), rng.random((6, 7))
+    means = superpixel_means(labels, values)
+    for y in range(6):
+        for x in range(7):
+            assert means[y, x] == pytest.approx(values[labels == labels[y, x]].mean())
+
+
+def test_fallback_when_the_mask_fills_too_little_of_the_box() -> None:
+    selected = np.zeros(SIZE, bool)
+    box_pixels = 32 * 32
+    mask, is_fallback = limit_to_box(selected, BOX, 0.05)
+    assert is_fallback and mask.sum() == box_pixels
+    selected[20, 16:48] = True  # 32 of 1024 pixels: 3.1 percent
+    assert limit_to_box(selected, BOX, 0.05)[1]
+    selected[21, 16:48] = True  # 6.3 percent
+    mask, is_fallback = limit_to_box(selected, BOX, 0.05)
+    assert not is_fallback and mask.sum() == 64
+
+
+def test_fallback_without_contrast_and_without_maps() -> None:
+    flat = torch.ones(16, 8, 12)
+    principal = common_direction([flat], [])
+    for p in (principal, None):
+        result = pseudo_mask(flat, BOX, p, cells_as_superpixels(), CoAttentionSettings())
+        assert result.is_fallback and len(result.extra_boxes) == 0
+        np.testing.assert_array_equal(result.mask, rectangle(BOX, SIZE))
+    assert common_direction([flat], [], "crops") is None
+
+
+def test_each_map_counts_the_same() -> None:
+    small, large = torch.zeros(3, 1, 1), torch.ones(3, 10, 10)
+    principal = common_direction([small], [large])
+    assert principal is not None
+    torch.testing.assert_close(principal.mean, torch.full((3,), 0.5))
+    on_crops = common_direction([small], [large], "crops")
+    assert on_crops is not None
+    torch.testing.assert_close(on_crops.mean, torch.ones(3))
+
+
+def test_a_similar_instance_outside_the_box_is_an_extra() -> None:
+    result = run(feature_map_with((2, 2, 6, 6), (1, 9, 5, 12)))
+    assert len(result.extra_boxes) == 1
+    # The object spans x 72-96, y 8-40; bilinear upsampling adds at most one cell around.
+    box = result.extra_boxes[0]
+    assert np.all(np.abs(box - [72, 8, 96, 40]) <= CELL)
+    assert 0.5 <= result.extra_weights[0] <= 1
+    assert result.extra_weights.dtype == np.float32
+    assert len(run(feature_map_with((2, 2, 6, 6), (1, 9, 5, 12)), extras="off").extra_boxes) == 0
+
+
+def test_which_regions_are_extras() -> None:
+    selected, indicator = np.zeros((40, 200), bool), np.full((40, 200), 0.2)
+    for x0, width, height, value in (
+        (60, 10, 10, 0.9),  # right size and high: an extra
+        (80, 10, 10, 0.4),  # too low
+        (100, 4, 4, 0.9),  # 16 < 100 / 4 pixels
+        (120, 25, 20, 0.9),  # 500 > 4 x 100 pixels
+        (150, 5, 5, 0.5),  # exactly at both limits: an extra
+    ):
+        selected[5 : 5 + height, x0 : x0 + width] = True
+        indicator[5 : 5 + height, x0 : x0 + width] = value
+    selected[20:36, 15:30], indicator[20:36, 15:30] = True, 1.0  # the instance, over its box
+    boxes, weights = find_extras(selected, indicator, (10, 18, 25, 38), 100, 0.5)
+    assert boxes.dtype == weights.dtype == np.float32
+    np.testing.assert_array_equal(boxes, [[60, 5, 70, 15], [150, 5, 155, 10]])
+    np.testing.assert_allclose(weights, [0.9, 0.5], rtol=1e-6)
+
+
+def test_rectangle_takes_pixels_by_their_centre_and_at_least_one() -> None:
+    expected = np.zeros((4, 6), bool)
+    expected[1:3, 2:5] = True
+    np.testing.assert_array_equal(rectangle((1.6, 0.6, 5.4, 2.6), (4, 6)), expected)
+    assert rectangle((2.6, 1.6, 2.7, 1.7), (4, 6)).sum() == 1
+    assert rectangle((5.8, 3.8, 6.0, 4.0), (4, 6))[3, 5]
+    assert rectangle((0, 0, 6, 4), (4, 6)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"normalize": "max"}, "COATTENTION.NORMALIZE is 'max'.*relu_max"),
+        ({"pca_on": "y"}, "COATTENTION.PCA_ON is 'y'.*crops"),
+        ({"extras": "on"}, "COATTENTION.EXTRAS is 'on'.*ignore"),
+        ({"threshold": 1.5}, r"COATTENTION.THRESHOLD is 1.5.*\[0, 1\]"),
+    ],
+)
+def test_bad_settings_name_the_key(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CoAttentionSettings(**settings)

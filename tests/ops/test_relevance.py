@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+from torch.nn import functional as F
+
+from spil_d2.ops.relevance import find_peaks, peak_relevance, relevance_rule
+
+
+class TinyNet(nn.Module):
+    """Every kind of step that a backbone has."""
+
+    def __init__(self, batch_norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, bias=False)
+        self.norm = batch_norm(8)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.expand = nn.Conv2d(8, 16, 1)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=4)
+        self.depthwise = nn.Conv2d(16, 16, 5, padding=2, groups=16, bias=False)
+        self.project = nn.Conv2d(16, 8, 1)
+        self.head = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = F.relu(self.norm(self.stem(F.pad(x, (0, 1, 0, 1)))))
+        low = self.pool(x)
+        x = F.relu6(self.grouped(F.relu(self.expand(low))))
+        x = low + self.project(F.relu6(self.depthwise(x)))
+        return low, F.relu(self.head(x)).mean(dim=1)
+
+
+def build_net(batch_norm: type[nn.Module]) -> TinyNet:
+    torch.manual_seed(0)
+    net = TinyNet(batch_norm).double()
+    for name, tensor in net.norm.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn_like(tensor).abs() + 0.1 if "var" in name else torch.randn(8))
+    return net.eval().requires_grad_(False)
+
+
+def naive_conv(conv: nn.Conv2d, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """The rule cell by cell: each output hands its relevance to its inputs in parts of u' * w+."""
+    shifted = F.pad(x[0] - x.min(), [conv.padding[0]] * 4)
+    positive = conv.weight.clamp(min=0)
+    back = torch.zeros_like(shifted)
+    per_out, per_in = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    (s, _), (d, _), (k, _) = conv.stride, conv.dilation, conv.kernel_size
+    for c, row, column in g[0].nonzero().tolist():
+        first = c // per_out * per_in
+        rows = slice(row * s, row * s + d * (k - 1) + 1, d)
+        columns = slice(column * s, column * s + d * (k - 1) + 1, d)
+        parts = shifted[first : first + per_in, rows, columns] * positive[c]
+        if parts.sum() >= 1e-10:
+            back[first : first + per_in, rows, columns] += (
+                g[0, c, row, column] * parts / parts.sum()
+            )
+    p = conv.padding[0]
+    return back[None, :, p : back.shape[1] - p, p : back.shape[2] - p]
+
+
+def naive_relevance(net: TinyNet, image: torch.Tensor, peak: tuple[int, int]) -> list[torch.Tensor]:
+    """Relevance (at the pooled map, at the picture) of one peak, written out for this net."""
+
+    def ordinary(function, x, g):
+        x = x.clone().requires_grad_(True)
+        return torch.autograd.grad(function(x), x, g)[0]
+
+    padded = F.pad(image, (0, 1, 0, 1))
+    a = net.stem(padded)
+    b = F.relu(net.norm(a))
+    low = net.pool(b)
+    c = net.expand(low)
+    d = net.grouped(F.relu(c))
+    e = net.depthwise(F.relu6(d))
+    x = low + net.project(F.relu6(e))
+    h = net.head(x)
+    response = F.relu(h).mean(dim=1)
+    start = torch.zeros_like(response)
+    start[0, peak[0], peak[1]] = 1
+    g = ordinary(lambda t: F.relu(t).mean(dim=1), h, start)
+    skip = naive_conv(net.head, x, g)
+    g = ordinary(F.relu6, e, naive_conv(net.project, F.relu6(e), skip))
+    g = ordinary(F.relu6, d, naive_conv(net.depthwise, F.relu6(d), g))
+    g = ordinary(F.relu, c, naive_conv(net.grouped, F.relu(c), g))
+    at_low = skip + naive_conv(net.expand, low, g)
+    g = ordinary(lambda t: net.pool(F.relu(net.norm(t))), a, at_low)
+    return [at_low, naive_conv(net.stem, padded, g)[..., :-1, :-1]]
+
+
+@pytest.mark.parametrize("batch_norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_matches_the_rule_cell_by_cell(batch_norm: type[nn.Module]) -> None:
+    net = build_net(batch_norm)
+    image = torch.randn(1, 3, 24, 32, dtype=torch.float64)
+    pixels = image.clone().requires_grad_(True)
+    with relevance_rule():
+        low, response = net(pixels)
+    peaks = torch.tensor([[0, 0], [1, 2], [2, 3]])
+    at_low = peak_relevance(response, peaks, low, dtype=torch.float64)
+    at_pixels = peak_relevance(response, peaks, pixels, dtype=torch.float64)
+    for index, peak in enumerate(peaks.tolist()):
+        expected_low, expected_pixels = naive_relevance(net, image, tuple(peak))
+        assert expected_pixels.abs().sum() > 0
+        torch.testing.assert_close(at_low[index : index + 1], expected_low, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            at_pixels[index : index + 1], expected_pixels, rtol=1e-9, atol=1e-12
+        )
+
+
+def test_autograd_gives_the_same_and_peaks_together_are_peaks_one_by_one() -> None:
+    net = build_net(FrozenBatchNorm2d).float()
+    pixels = torch.randn(1, 3, 40, 32, requires_grad=True)
+    with relevance_rule():
+        _, response = net(pixels)
+    peaks = torch.tensor([[1, 1], [3, 2]])
+    together = peak_relevance(response, peaks, pixels)
+    for index, (row, column) in enumerate(peaks.tolist()):
+        alone = peak_relevance(response, peaks[index : index + 1], pixels)
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-7)
+        by_autograd = torch.autograd.grad(response[0, row, column], pixels, retain_graph=True)[0]
+        torch.testing.assert_close(alone, by_autograd, rtol=1e-4, atol=1e-7)
+
+
+def test_outputs_are_unchanged_and_gradients_are_ordinary_again_after_an_error() -> None:
+    net = build_net(FrozenBatchNorm2d)
+    image = torch.randn(1, 3, 24, 32, dtype=torch.float64, requires_grad=True)
+    _, plain = net(image)
+    before = torch.autograd.grad(plain.sum(), image)[0]
+    with pytest.raises(RuntimeError, match="inside"), relevance_rule():
+        _, changed = net(image)
+        raise RuntimeError("inside")
+    assert torch.equal(plain, changed)
+    assert not torch.allclose(torch.autograd.grad(changed.sum(), image)[0], before)
+    _, again = net(image)
+    assert torch.equal(torch.autograd.grad(again.sum(), image)[0], before)
+
+
+def test_stop_map_must_lead_to_the_response() -> None:
+    net = build_net(FrozenBatchNorm2d).float()
+    pixels = torch.randn(1, 3, 24, 32, requires_grad=True)
+    with relevance_rule():
+        _, response = net(pixels)
+    other = torch.randn(1, 3, 24, 32, requires_grad=True)
+    with pytest.raises(ValueError, match="not computed from"):
+        peak_relevance(response, torch.tensor([[1, 1]]), other)
+
+
+def test_peaks_are_strict_off_the_border_and_reach_the_mean() -> None:
+    response = torch.zeros(7, 9)
+    response[0, 4] = 9.0  # border
+    response[2, 2] = 5.0  # peak
+    response[4, 5] = response[4, 6] = 3.0  # a plateau is not strict
+    response[5, 1] = 0.1  # below the mean
+    assert find_peaks(response).tolist() == [[2, 2]]
+    assert find_peaks(response, mean_filter=False).tolist() == [[2, 2], [5, 1]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (6, 6)])
+def test_a_map_without_a_peak_yields_its_largest_cell(shape: tuple[int, int]) -> None:
+    response = torch.ones(shape)
+    response[-1, -1] = 2.0
+    assert find_peaks(response).tolist() == [[shape[0] - 1, shape[1] - 1]]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.ops import box_iou
+
+from spil_d2.backbones import EfficientNetLite
+from spil_d2.retrieval import DASR, Grid, SearchEngine, build_index, embed_queries, search
+from spil_d2.structures import Query, Reference
+
+SIZE = (160, 224)  # height, width
+_COLOURS = [(220, 40, 30), (30, 60, 210), (240, 220, 40), (250, 250, 250), (20, 160, 60)]
+
+
+@pytest.fixture(scope="module")
+def dasr() -> DASR:
+    backbone = EfficientNetLite(variant="lite0", out_features=("c2", "c5", "head"))
+    return DASR(
+        backbone=backbone, response_layer="head", descriptor_layers=["head"], longer_side=448
+    )
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    backbone = EfficientNetLite(variant="lite0", out_features=("c5",))
+    return Grid(backbone=backbone, descriptor_layers=["c5"], longer_side=224)
+
+
+def plant(seed: int, box: tuple[int, int, int, int], shade: int = 120) -> np.ndarray:
+    """A plain grey picture with a bright square-tiled object, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    tiles = np.array(_COLOURS, np.uint8)[rng.integers(0, len(_COLOURS), (4, 4))]
+    x0, y0, x1, y1 = box
+    image = np.full((*SIZE, 3), shade, np.uint8)
+    image[y0:y1, x0:x1] = np.asarray(Image.fromarray(tiles).resize((x1 - x0, y1 - y0), 0))
+    return image
+
+
+def write_gallery(folder: Path) -> list[dict]:
+    boxes = [(20, 30, 90, 100), (120, 60, 190, 130), (60, 50, 130, 120), (130, 20, 200, 90)]
+    gallery = []
+    for image_id, (seed, box) in enumerate(zip((1, 2, 3, 4), boxes), 10):
+        file_name = str(folder / f"{image_id}.png")
+        Image.fromarray(plant(seed, box)).save(file_name)
+        gallery.append({"file_name": file_name, "image_id": image_id, "box": box})
+    return gallery
+
+
+def as_query(item: dict, image_id: int | None) -> Query:
+    return Query(5, (Reference(item["file_name"], SIZE[1], SIZE[0], item["box"], image_id),))
+
+
+@pytest.mark.parametrize(("stop_at", "least"), [("input", 0.5), ("c2", 0.3)])
+def test_finds_a_planted_object(dasr: DASR, stop_at: str, least: float) -> None:
+    engine = DASR(
+        backbone=dasr.backbone,
+        response_layer="head",
+        descriptor_layers=["head"],
+        longer_side=448,
+        stop_at=stop_at,
+    )
+    box = (60, 40, 140, 120)
+    regions = engine.regions([plant(3, box)])[0]
+    ious = box_iou(torch.from_numpy(regions.boxes), torch.tensor([box]).float())
+    assert ious.max() > least
+    assert (regions.boxes[:, 2:] <= np.array(SIZE[::-1])).all() and (regions.boxes >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(regions.embeddings, axis=1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dasr", "grid"])
+def test_identical_picture_ranks_first_unless_it_is_the_query_s_own(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    engine: SearchEngine = request.getfixturevalue(name)
+    gallery = write_gallery(tmp_path)
+    done: list[tuple[int, int]] = []
+    index = build_index(engine, gallery, lambda *counts: done.append(counts))
+    assert done[-1] == (4, 4)
+    assert search(engine, index, [as_query(gallery[2], None)], 4)[5].image_ids[0] == 12
+    own = search(engine, index, [as_query(gallery[2], 12)], 4)[5]
+    assert sorted(own.image_ids.tolist()) == [10, 11, 13]
+
+
+def test_permuting_the_gallery_keeps_the_rank_list(grid: Grid, tmp_path: Path) -> None:
+    gallery = write_gallery(tmp_path)
+    query = as_query(gallery[0], None)
+    straight = search(grid, build_index(grid, gallery), [query], 4)[5]
+    turned = search(grid, build_index(grid, gallery[::-1]), [query], 4)[5]
+    np.testing.assert_array_equal(straight.image_ids, turned.image_ids)
+    np.testing.assert_allclose(straight.similarities, turned.similarities, atol=1e-3)
+
+
+def test_several_references_are_averaged(grid: Grid, tmp_path: Path) -> None:
+    gallery = write_gallery(tmp_path)
+    single = [as_query(item, None) for item in gallery[:2]]
+    both = Query(1, tuple(query.references[0] for query in single))
+    one, two, mean = embed_queries(grid, [*single, both])
+    np.testing.assert_allclose(mean, (one + two) / np.linalg.norm(one + two), atol=1e-5)
+
+
+def test_nms_variant_has_no_overlap(dasr: DASR) -> None:
+    engine = DASR(
+        backbone=dasr.backbone,
+        response_layer="head",
+        descriptor_layers=["c5"],
+        longer_side=448,
+        stop_at="c2",
+        nms_variant=True,
+    )
+    boxes = torch.from_numpy(engine.regions([plant(1, (20, 20, 90, 90))])[0].boxes)
+    ious = box_iou(boxes, boxes) - torch.eye(len(boxes))
+    assert ious.max() <= 0.3 + 1e-5
+
+
+def test_grid_has_19_regions_and_batches_are_single_pictures(grid: Grid) -> None:
+    images = [
+        plant(1, (20, 30, 90, 100)),
+        plant(2, (20, 30, 90, 100))[:, :160],
+        plant(3, (9, 9, 80, 80)),
+    ]
+    together = grid.regions(images)
+    for image, found in zip(images, together):
+        assert found.boxes.shape == (19, 4)
+        np.testing.assert_allclose(found.embeddings, grid.regions([image])[0].embeddings, atol=1e-4)
+
+
+def test_unreadable_picture_is_named(grid: Grid, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="broken.jpg"):
+        build_index(grid, [{"file_name": str(broken), "image_id": 1}])
+
+
+def test_unknown_layer_is_named(grid: Grid) -> None:
+    with pytest.raises(ValueError, match="no feature 'res9'"):
+        Grid(backbone=grid.backbone, descriptor_layers=["res9"])

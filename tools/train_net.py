@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Train SPIL in self-paced stages on a dataset's queries, or evaluate a trained model.
+
+python tools/train_net.py --config-file configs/SPIL/tiny_instre_dev.yaml
+python tools/train_net.py --config-file ... --resume
+python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from spil_d2 import get_cfg
+from spil_d2.engine.pipeline import evaluate, train
+from spil_d2.engine.presets import resolve_config
+from spil_d2.utils.artifacts import lock_output_dir
+
+# One process alone searches and draws masks; the others wait for it.
+TIMEOUT = timedelta(hours=4)
+
+
+def setup(args):
+    """The frozen configuration of a command line."""
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    resolve_config(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spil_d2")
+    return cfg
+
+
+def main(args):
+    """Run one process of the job; returns dataset name -> summary on the main one."""
+    cfg = setup(args)
+    guard = (
+        lock_output_dir(Path(cfg.OUTPUT_DIR))
+        if comm.is_main_process()
+        else contextlib.nullcontext()
+    )
+    with guard:
+        if not args.eval_only:
+            summaries = train(cfg, args.resume)
+        else:
+            model = build_model(cfg)
+            DetectionCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
+                cfg.MODEL.WEIGHTS, args.resume
+            )
+            summaries = {}
+            for name in cfg.DATASETS.TEST:
+                summaries.update(evaluate(cfg, model, name))
+    for name, summary in summaries.items():
+        logging.getLogger("spil_d2").info("%s: %s", name, summary)
+    return summaries
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        timeout=TIMEOUT,
+        args=(arguments,),
+    )
