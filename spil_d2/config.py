@@ -87,6 +87,8 @@ def add_query_config(cfg: CN) -> None:
     cfg.MODEL.CORRELATION_HEAD.HEAD_INPUT = "corr"
     # Width of ProjectedReweighting's maps.
     cfg.MODEL.CORRELATION_HEAD.CHANNELS = 128
+    # Its 3x3 convolutions after the projection, shared by RPN and RoI heads.
+    cfg.MODEL.CORRELATION_HEAD.NUM_CONVS = 1
 
 
 def add_search_config(cfg: CN) -> None:
@@ -95,10 +97,14 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.ENGINE = "DASR"
     # M: length of the rank lists that are evaluated and localized.
     cfg.SEARCH.TOP_K = 128
+    # Rank again by the refined boxes at the end.
+    cfg.SEARCH.RERANK = True
     # A rank_lists.npz to use instead of searching.
     cfg.SEARCH.RANK_LISTS = ""
     # Median similarity of the first ten below which a run warns that its lists may be wrong.
     cfg.SEARCH.MIN_SIMILARITY = 0.3
+    # Processes that index a gallery; -1: one a core on a CPU, none beside an accelerator.
+    cfg.SEARCH.NUM_WORKERS = -1
     # Backbone builder of the engine: "build_efficientnet_lite_backbone",
     # "build_densenet121_backbone" or "build_resnet_backbone"; "" is MODEL.BACKBONE.NAME.
     cfg.SEARCH.BACKBONE = ""

@@ -22,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 from spil_d2 import get_cfg
 from spil_d2.engine.pipeline import evaluate, train
 from spil_d2.engine.presets import resolve_config
+from spil_d2.utils.allocator import keep_freed_memory
 from spil_d2.utils.artifacts import lock_output_dir
 
 # One process alone searches and draws masks; the others wait for it.
@@ -42,6 +43,7 @@ def setup(args):
 
 def main(args):
     """Run one process of the job; returns dataset name -> summary on the main one."""
+    keep_freed_memory()
     cfg = setup(args)
     guard = (
         lock_output_dir(Path(cfg.OUTPUT_DIR))

@@ -8,7 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 from torch.nn import functional as F
 
-from .efficientnet_lite import build_efficientnet_lite_backbone
+from .efficientnet_lite import EfficientNetLite
 
 
 class FusedLevels(Backbone):
@@ -67,5 +67,11 @@ def _rescale(level: Tensor, scale: float) -> Tensor:
 @BACKBONE_REGISTRY.register()
 def build_fused_efficientnet_lite_backbone(cfg, input_shape: ShapeSpec) -> FusedLevels:
     """`tiny` preset: EfficientNet-Lite levels `cfg.MODEL.FUSED.IN_FEATURES` as one map."""
-    bottom_up = build_efficientnet_lite_backbone(cfg, input_shape)
+    bottom_up = EfficientNetLite(
+        variant=cfg.MODEL.EFFICIENTNET.VARIANT,
+        out_features=cfg.MODEL.FUSED.IN_FEATURES,
+        pretrained=cfg.MODEL.EFFICIENTNET.PRETRAINED,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        fold_normalization=cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
+    )
     return FusedLevels(bottom_up, cfg.MODEL.FUSED.IN_FEATURES, cfg.MODEL.FUSED.STRIDE)

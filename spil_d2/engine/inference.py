@@ -111,7 +111,7 @@ def _rerank_one(one: RankList, similarities: dict[tuple[int, int], float]) -> Ra
 
 def evaluate_localized(
     localized: RankLists,
-    similarities: dict[tuple[int, int], float],
+    similarities: dict[tuple[int, int], float] | None,
     ground_truth: GroundTruth,
     baselines: dict[str, RankLists],
     output_dir: Path,
@@ -136,8 +136,8 @@ def evaluate_localized(
                 "rank": rank,
                 "similarity": float(one.similarities[rank]),
             }
-            evaluator.process(
-                [pair],
-                [{"instances": instances, "similarity": similarities[one.query_id, image_id]}],
-            )
+            answer: dict = {"instances": instances}
+            if similarities is not None:
+                answer["similarity"] = similarities[one.query_id, image_id]
+            evaluator.process([pair], [answer])
     return evaluator.evaluate()

@@ -102,11 +102,14 @@ def _finish(
     """Re-rank, evaluate, draw; on the main process only."""
     folder = Path(cfg.OUTPUT_DIR) / "inference" / name
     folder.mkdir(parents=True, exist_ok=True)
-    index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
-    similarities = refined_similarities(
-        build_search_engine(cfg), index, gallery, queries, localized
-    )
-    final = rerank(localized, similarities)
+    similarities = None
+    final = localized
+    if cfg.SEARCH.RERANK:
+        index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
+        similarities = refined_similarities(
+            build_search_engine(cfg), index, gallery, queries, localized
+        )
+        final = rerank(localized, similarities)
     final.save(folder / "final_rank_lists.npz")
     truth = known_ground_truth(gallery, queries)
     summary: dict = {}
@@ -167,7 +170,8 @@ def _metric_rows(summary: dict, results: dict) -> list[MetricRow]:
             "CorLoc50@128", 100 * summary["corloc50_search"], 100 * summary["corloc50_final"]
         ),
     ]
-    before, after = results["search"], results["search_reranked"]
+    before = results["search"]
+    after = results.get("search_reranked", before)
     rows += [MetricRow(key, before[key], after[key]) for key in before]
     return rows
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..retrieval import RegionIndex, SearchEngine, build_index, build_search_engine, search
 from ..structures import Query, RankLists
 from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
+from .parallel_index import map_regions, num_index_workers
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +92,14 @@ def _build(
     cfg, engine: SearchEngine, name: str, gallery: Sequence[dict], index_dir: Path, key: str
 ) -> None:
     logger.info("%s indexes the %d images of %s", cfg.SEARCH.ENGINE, len(gallery), name)
+    workers = num_index_workers(cfg)
     with tqdm(total=len(gallery), desc="indexing", unit="image") as bar:
         index = build_index(
             engine,
             gallery,
             lambda done, _: bar.update(done - bar.n),
             is_centred=cfg.SEARCH.CENTRED,
+            map_batches=(lambda files: map_regions(cfg, files, workers)) if workers else None,
         )
     publish_directory(
         index_dir,
@@ -139,5 +142,5 @@ def _plain(node) -> dict:
     return {
         key: _plain(value) if hasattr(value, "items") else value
         for key, value in node.items()
-        if key not in ("TOP_K", "RANK_LISTS", "MIN_SIMILARITY")
+        if key not in ("TOP_K", "RANK_LISTS", "MIN_SIMILARITY", "NUM_WORKERS", "RERANK")
     }

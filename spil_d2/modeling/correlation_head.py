@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..ops.correlation import KERNEL_NORMS, correlate, correlate_and_project, normalize_kernel
 
@@ -122,13 +123,19 @@ class ProjectedReweighting(nn.Module):
 
     @configurable
     def __init__(
-        self, input_shape: dict[str, ShapeSpec], *, kernel_norm: str = "l2", channels: int = 128
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        kernel_norm: str = "l2",
+        channels: int = 128,
+        num_convs: int = 1,
     ):
         """
         Args:
             input_shape: the gallery features' levels, of equal width.
             kernel_norm: see `normalize_kernel`.
             channels: width of the maps that the RPN and the RoI heads see.
+            num_convs: 3x3 convolutions on them before both.
         """
         super().__init__()
         width = _common_channels(input_shape)
@@ -141,6 +148,13 @@ class ProjectedReweighting(nn.Module):
             for conv in (self.correlation[name], self.raw[name]):
                 nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
             nn.init.zeros_(self.raw[name].bias)
+        # On the correlation, whatever the level, as Detectron2's RPN head is.
+        self.convs = nn.Sequential(
+            *(Conv2d(channels, channels, 3, padding=1, activation=F.relu) for _ in range(num_convs))
+        )
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
         self.rpn_shape = self.roi_shape = _shapes(input_shape, channels)
 
     @classmethod
@@ -150,6 +164,7 @@ class ProjectedReweighting(nn.Module):
             "input_shape": input_shape,
             "kernel_norm": keys.KERNEL_NORM,
             "channels": keys.CHANNELS,
+            "num_convs": keys.NUM_CONVS,
         }
 
     def forward(
@@ -160,5 +175,5 @@ class ProjectedReweighting(nn.Module):
         maps = {}
         for name, y in features.items():
             conditioned = correlate_and_project(y, kernel, self.correlation[name].weight)
-            maps[name] = torch.relu(conditioned + self.raw[name](y))
+            maps[name] = self.convs(torch.relu(conditioned + self.raw[name](y)))
         return maps, maps

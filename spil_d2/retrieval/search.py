@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
 from ..structures import Query, RankLists, Reference
-from .engines.base import SearchEngine
+from .engines.base import Regions, SearchEngine
 from .region_index import RegionIndex
 
-_BATCH = 16
+_BATCH = 8
+
+BatchMap = Callable[[Sequence[Sequence[str]]], Iterable[list[Regions]]]
 
 
 def build_index(
@@ -22,6 +24,7 @@ def build_index(
     progress: Callable[[int, int], None] | None = None,
     *,
     is_centred: bool = False,
+    map_batches: BatchMap | None = None,
 ) -> RegionIndex:
     """Index a gallery.
 
@@ -30,21 +33,27 @@ def build_index(
         gallery: Detectron2 dataset dicts with `file_name` and `image_id`.
         progress: called with (images done, images in all) after each batch.
         is_centred: see `RegionIndex`; meant for galleries of dozens of pictures or more.
+        map_batches: batches of files -> their regions, in order, instead of `engine` here.
 
     Raises:
         ValueError: for a picture that cannot be read, naming its file.
     """
+    batches = [gallery[start : start + _BATCH] for start in range(0, len(gallery), _BATCH)]
+    files = [[str(item["file_name"]) for item in batch] for batch in batches]
+    index = RegionIndex(is_centred=is_centred)
     ids: list[int] = []
-    regions = []
-    for start in range(0, len(gallery), _BATCH):
-        batch = gallery[start : start + _BATCH]
-        regions += engine.regions([read_rgb(item["file_name"]) for item in batch])
+    regions: list[Regions] = []
+    for batch, found in zip(batches, (map_batches or _map_here(engine))(files)):
         ids += [int(item["image_id"]) for item in batch]
+        regions += found
         if progress is not None:
             progress(len(ids), len(gallery))
-    index = RegionIndex(is_centred=is_centred)
     index.add(ids, regions)
     return index
+
+
+def _map_here(engine: SearchEngine) -> BatchMap:
+    return lambda files: (engine.regions([read_rgb(name) for name in one]) for one in files)
 
 
 def search(engine: SearchEngine, index: RegionIndex, queries: Sequence[Query], k: int) -> RankLists:

@@ -1,0 +1,139 @@
+"""ω-weighted losses against loops and against Detectron2's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch.nn import functional as F
+
+from spil_d2.modeling.losses import (
+    WeightedFastRCNNOutputLayers,
+    box_losses,
+    image_weights,
+    weighted_mask_loss,
+)
+
+TRANSFORM = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+
+
+def _proposals(weight: float, seed: int, positives: int = 3, count: int = 6) -> Instances:
+    generator = torch.Generator().manual_seed(seed)
+    start = 50 * torch.rand(count, 2, generator=generator)
+    boxes = torch.cat([start, start + 10 + 30 * torch.rand(count, 2, generator=generator)], dim=1)
+    one = Instances((100, 100))
+    one.proposal_boxes = Boxes(boxes)
+    one.gt_classes = torch.tensor([0] * positives + [1] * (count - positives))
+    one.gt_boxes = Boxes(boxes + 3 * torch.rand(count, 4, generator=generator))
+    one.gt_weights = torch.full((count,), weight)
+    return one
+
+
+def _negatives(count: int = 4) -> Instances:
+    one = _proposals(1.0, 9, positives=0, count=count)
+    one.remove("gt_boxes")
+    one.remove("gt_weights")
+    return one
+
+
+def _heads(**arguments) -> tuple[WeightedFastRCNNOutputLayers, FastRCNNOutputLayers]:
+    shared = {
+        "box2box_transform": TRANSFORM,
+        "num_classes": 1,
+        "cls_agnostic_bbox_reg": True,
+        **arguments,
+    }
+    shape = ShapeSpec(channels=8, height=1, width=1)
+    ours = WeightedFastRCNNOutputLayers(shape, negative_weight=0.5, **shared)
+    return ours, FastRCNNOutputLayers(shape, **shared)
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_equal_weights_give_detectron2s_losses(kind: str) -> None:
+    ours, theirs = _heads(box_reg_loss_type=kind)
+    proposals = [_proposals(1.0, 0), _proposals(1.0, 1)]
+    generator = torch.Generator().manual_seed(2)
+    predictions = (
+        torch.randn(12, 2, generator=generator),
+        0.1 * torch.randn(12, 4, generator=generator),
+    )
+    with EventStorage():
+        expected = theirs.losses(predictions, proposals)
+    for name, value in ours.losses(predictions, proposals).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_weights_scale_each_images_part_as_a_loop_does() -> None:
+    ours, _ = _heads()
+    proposals = [_proposals(0.7, 0), _proposals(0.2, 1), _negatives()]
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(16, 2, generator=generator)
+    deltas = 0.1 * torch.randn(16, 4, generator=generator)
+    cls, reg, row = 0.0, 0.0, 0
+    for one, weight in zip(proposals, (0.7, 0.2, 0.5), strict=True):
+        for i in range(len(one)):
+            label = int(one.gt_classes[i])
+            cls += weight * float(F.cross_entropy(logits[row], torch.tensor(label)))
+            if label == 0:
+                target = TRANSFORM.get_deltas(
+                    one.proposal_boxes.tensor[i : i + 1], one.gt_boxes.tensor[i : i + 1]
+                )
+                reg += weight * float((deltas[row] - target[0]).abs().sum())
+            row += 1
+    losses = ours.losses((logits, deltas), proposals)
+    assert float(losses["loss_cls"]) == pytest.approx(cls / 16, rel=1e-5)
+    assert float(losses["loss_box_reg"]) == pytest.approx(reg / 16, rel=1e-5)
+
+
+def test_weight_zero_removes_an_images_gradient() -> None:
+    ours, _ = _heads()
+    proposals = [_proposals(0.0, 0), _proposals(1.0, 1)]
+    logits = torch.randn(12, 2, requires_grad=True)
+    deltas = torch.randn(12, 4, requires_grad=True)
+    sum(ours.losses((logits, deltas), proposals).values()).backward()
+    assert not logits.grad[:6].any() and not deltas.grad[:6].any()
+    assert logits.grad[6:].any() and deltas.grad[6:9].any()
+
+
+def test_negative_maps_alone_give_zero_box_loss_and_finite_gradients() -> None:
+    ours, _ = _heads()
+    logits = torch.randn(8, 2, requires_grad=True)
+    deltas = torch.randn(8, 4, requires_grad=True)
+    losses = ours.losses((logits, deltas), [_negatives(), _negatives()])
+    assert float(losses["loss_box_reg"].detach()) == 0
+    sum(losses.values()).backward()
+    assert deltas.grad is not None and not deltas.grad.any()
+
+
+def test_box_losses_name_an_unknown_kind() -> None:
+    box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    with pytest.raises(ValueError, match="'l3'"):
+        box_losses(TRANSFORM, box, torch.zeros(1, 4), box, "l3")
+
+
+def test_image_weight_is_the_first_boxs_or_the_negatives() -> None:
+    with_boxes = Instances((10, 10))
+    with_boxes.gt_boxes = Boxes(torch.tensor([[0.0, 0, 5, 5], [1, 1, 4, 4]]))
+    with_boxes.gt_weights = torch.tensor([0.9, 0.3])
+    empty = with_boxes[[]]
+    assert image_weights([with_boxes, empty], 0.5).tolist() == pytest.approx([0.9, 0.5])
+    assert image_weights([with_boxes, empty], 0.5, weighted=False).tolist() == [1.0, 0.5]
+
+
+def test_mask_loss_is_the_weighted_mean_and_skips_empty_targets() -> None:
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, 5:15, 5:15] = True
+    one = Instances((20, 20))
+    one.proposal_boxes = Boxes(torch.tensor([[5.0, 5, 15, 15], [0, 0, 10, 10]]))
+    one.gt_masks = BitMasks(masks)
+    one.gt_weights = torch.tensor([0.5, 1.0])
+    logits = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = 0.5 * float(F.binary_cross_entropy_with_logits(logits[0, 0], torch.ones(4, 4))) / 2
+    assert float(weighted_mask_loss(logits, [one])) == pytest.approx(expected, rel=1e-5)
+    nothing = weighted_mask_loss(logits[:0].requires_grad_(), [])
+    nothing.backward()
+    assert float(nothing.detach()) == 0

@@ -1,0 +1,149 @@
+"""QueryRCNN: every preset builds, trains on pairs, and treats queries independently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from spil_d2 import get_cfg
+from spil_d2.engine.presets import resolve_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PRESETS = ["Base-SPIL-tiny.yaml", "Base-SPIL-fast.yaml", "Base-SPIL-paper.yaml"]
+
+
+def _config(preset: str, *changes):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIGS / preset))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *changes])
+    # Without ImageNet weights the stock frozen normalization diverges.
+    cfg.MODEL.RESNETS.NORM = "BN"
+    resolve_config(cfg)
+    return cfg
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def preset(request):
+    torch.manual_seed(0)
+    cfg = _config(request.param)
+    return cfg, build_model(cfg)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    cfg = _config(PRESETS[0], "MODEL.BACKBONE.BF16", "off")
+    return build_model(cfg).eval()
+
+
+def _item(seed: int, masks: bool, negative: bool = True) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    instances = Instances((96, 128))
+    instances.gt_boxes = Boxes(torch.tensor([[30.0, 20.0, 90.0, 80.0]]))
+    instances.gt_classes = torch.zeros(1, dtype=torch.int64)
+    instances.gt_weights = torch.tensor([0.8])
+    if masks:
+        mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+        mask[:, 25:75, 35:85] = True
+        instances.gt_masks = BitMasks(mask)
+
+    def crops() -> torch.Tensor:
+        return torch.randint(0, 255, (2, 3, 64, 64), generator=generator)
+
+    box = torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 2)
+    item = {
+        "image": torch.randint(0, 255, (3, 96, 128), generator=generator),
+        "height": 192,
+        "width": 256,
+        "instances": instances,
+        "query_crops": crops(),
+        "query_boxes": box,
+    }
+    if negative:
+        item.update(negative_crops=crops(), negative_boxes=box)
+    return item
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_training_losses_are_finite_and_reach_every_trained_parameter(preset, negative) -> None:
+    cfg, model = preset
+    model.train()
+    model.zero_grad()
+    with EventStorage():
+        losses = model([_item(i, cfg.MODEL.MASK_ON, negative) for i in range(2)])
+    names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert set(losses) == names
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, f"no gradient for {without[:5]}"
+
+
+def test_null_ground_truth_alone_trains_classification_only(preset) -> None:
+    cfg, model = preset
+    model.train()
+    items = [_item(0, cfg.MODEL.MASK_ON, negative=False)]
+    items[0]["instances"] = items[0]["instances"][[]]
+    with EventStorage():
+        losses = {name: float(loss.detach()) for name, loss in model(items).items()}
+    assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == losses["loss_mask"] == 0
+    assert losses["loss_rpn_cls"] > 0 and losses["loss_cls"] > 0
+
+
+def test_inference_answers_in_the_output_frame(preset) -> None:
+    _, model = preset
+    model.eval()
+    with torch.no_grad():
+        (answer,) = model([_item(0, False)])
+    instances = answer["instances"]
+    assert instances.image_size == (192, 256)
+    assert 0 < len(instances) <= 100
+    assert instances.pred_masks.shape[1:] == (192, 256)
+    boxes = instances.pred_boxes.tensor
+    assert (boxes >= 0).all() and (boxes[:, 2] <= 256).all() and (boxes[:, 3] <= 192).all()
+
+
+def test_many_queries_on_one_encoded_image_are_as_one_by_one(tiny) -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 255, (3, 96, 128), generator=generator)
+    width = tiny.correlation_head.correlation["fused"].weight.shape[1]
+    kernels = torch.randn(4, width, generator=generator)
+    with torch.no_grad():
+        images = tiny.preprocess([image])
+        features = tiny.encode_gallery(images)
+        together = tiny.detect(features, kernels, images.image_sizes)
+        for kernel, expected in zip(kernels, together, strict=True):
+            (alone,) = tiny.detect(features, kernel[None], images.image_sizes)
+            torch.testing.assert_close(
+                alone.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2, rtol=1e-4
+            )
+            torch.testing.assert_close(alone.scores, expected.scores, atol=1e-4, rtol=1e-4)
+            boxes_only = tiny.detect(features, kernel[None], images.image_sizes, with_masks=False)
+            torch.testing.assert_close(boxes_only[0].pred_boxes.tensor, alone.pred_boxes.tensor)
+
+
+def test_the_kernel_is_the_mean_of_the_crops_object_vectors(tiny) -> None:
+    item = _item(0, False)
+    with torch.no_grad():
+        vectors = tiny.encode_query(item["query_crops"], item["query_boxes"])
+        with_crops = tiny([item])[0]["instances"]
+        del item["query_crops"], item["query_boxes"]
+        with_vectors = tiny([{**item, "query_vectors": vectors}])[0]["instances"]
+    torch.testing.assert_close(with_crops.pred_boxes.tensor, with_vectors.pred_boxes.tensor)
+
+
+def test_pooling_the_box_leaves_the_padding_out(tiny) -> None:
+    """D3: what lies outside the object's box does not change its vector much; inside does."""
+    crops = torch.full((2, 3, 128, 128), 128)
+    crops[:, :, 32:96, 32:96] = torch.randint(0, 255, (3, 64, 64))
+    crops[1, :, :, :8] = 0
+    box = torch.tensor([[40.0, 40.0, 88.0, 88.0]] * 2)
+    with torch.no_grad():
+        inside = tiny.encode_query(crops, box)
+        whole = tiny.encode_query(crops, torch.tensor([[0.0, 0, 128, 128]] * 2))
+    assert (inside[0] - inside[1]).norm() < (whole[0] - whole[1]).norm()

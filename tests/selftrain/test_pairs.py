@@ -1,0 +1,84 @@
+"""Drawn pairs keep the rules of Algorithm 1."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from spil_d2.selftrain.pairs import PairSampler
+from spil_d2.structures import QUERY, Candidate, QueryPool, SamplePool, Target
+
+BOX = (0.0, 0.0, 10.0, 10.0)
+OWN = {1: frozenset({100}), 2: frozenset({200}), 3: frozenset({300})}
+
+
+def _query_pool(query_id: int, first_image: int, confident: int, count: int = 8) -> QueryPool:
+    target = Target(BOX, 0.9)
+    return QueryPool(
+        query_id,
+        Target(BOX, 1.0),
+        tuple(
+            Candidate(first_image + i, BOX, target if i < confident else None) for i in range(count)
+        ),
+    )
+
+
+def _pool(stage: int, confident: int) -> SamplePool:
+    # Queries 1 and 2 share images: they look for the same thing.
+    parts = [(1, 10, confident), (2, 12, confident), (3, 50, confident)]
+    return SamplePool(stage, tuple(_query_pool(*part) for part in parts))
+
+
+def _draws(sampler: PairSampler, query_id: int, count: int = 400) -> list:
+    return [sampler.draw(query_id, np.random.default_rng([0, i])) for i in range(count)]
+
+
+def test_stage_0_looks_in_the_query_image_with_distinct_engine_crops() -> None:
+    for pair in _draws(PairSampler(_pool(0, 0), OWN), 1):
+        assert pair.target == QUERY
+        assert len(set(pair.support)) == 5 and QUERY not in pair.support
+
+
+@pytest.mark.parametrize("confident", [0, 2, 8])
+def test_a_swap_never_puts_one_image_on_both_sides(confident: int) -> None:
+    for pair in _draws(PairSampler(_pool(1, confident), OWN), 1):
+        assert pair.target not in pair.support
+        assert len(set(pair.support)) == 5
+        assert pair.target == QUERY or pair.target < confident
+        # The freed slot goes to the query's own crop.
+        assert (QUERY in pair.support) == (pair.target != QUERY)
+
+
+def test_y_is_uniform_over_the_query_and_its_confident_crops() -> None:
+    targets = Counter(p.target for p in _draws(PairSampler(_pool(1, 5), OWN), 1, 3000))
+    assert set(targets) == {QUERY, 0, 1, 2, 3, 4}
+    assert all(400 < count < 600 for count in targets.values())
+
+
+def test_swap_probability_one_is_the_papers_literal_always() -> None:
+    draws = _draws(PairSampler(_pool(1, 5), OWN, swap_probability=1.0), 1)
+    assert all(pair.target != QUERY for pair in draws)
+
+
+def test_foreign_queries_share_no_images() -> None:
+    sampler = PairSampler(_pool(1, 3), OWN)
+    assert {pair.negative_id for pair in _draws(sampler, 1)} == {3}
+    assert {pair.negative_id for pair in _draws(sampler, 3)} == {1, 2}
+
+
+def test_contrastive_training_can_be_switched_off() -> None:
+    draws = _draws(PairSampler(_pool(1, 3), OWN, contrastive=False), 1)
+    assert all(pair.negative_id is None for pair in draws)
+
+
+def test_equal_generators_draw_equal_pairs() -> None:
+    sampler = PairSampler(_pool(1, 4), OWN)
+    assert _draws(sampler, 2, 20) == _draws(sampler, 2, 20)
+
+
+def test_an_empty_pool_is_an_error_that_names_the_stage() -> None:
+    empty = SamplePool(2, (QueryPool(1, Target(BOX, 1.0), ()),))
+    with pytest.raises(ValueError, match="stage 2 is empty"):
+        PairSampler(empty, OWN)
