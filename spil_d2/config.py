@@ -21,6 +21,8 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_stage_config(cfg)
     add_coattention_config(cfg)
     add_augmentation_config(cfg)
+    # "SGD" (Detectron2's, the paper's) or "AdamW" (fewer iterations for heads from scratch).
+    cfg.SOLVER.OPTIMIZER = "SGD"
 
 
 def add_augmentation_config(cfg: CN) -> None:
@@ -31,9 +33,9 @@ def add_augmentation_config(cfg: CN) -> None:
 
 
 def add_backbone_config(cfg: CN) -> None:
-    # Run a wholly frozen backbone (FREEZE_AT >= 5) in bfloat16: "auto" where the CPU has AMX or the
-    # GPU has bfloat16, "on", "off".
-    cfg.MODEL.BACKBONE.BF16 = "off"
+    # A wholly frozen backbone (FREEZE_AT >= 5) and, at inference, the correlated maps in bfloat16:
+    # "auto" where the CPU has AMX or the GPU has bfloat16, "on", "off".
+    cfg.MODEL.BF16 = "off"
     # EfficientNet-Lite of the `tiny` preset.
     cfg.MODEL.EFFICIENTNET = CN()
     # "lite0" or "lite2".

@@ -33,8 +33,10 @@ def main(argv: list[str] | None = None) -> dict:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to write")
-    parser.add_argument("--config-file", type=Path, default=CONFIG)
+    parser.add_argument("--config-file", default=str(CONFIG))
     parser.add_argument("--fresh", action="store_true", help="forget an earlier demo in the folder")
+    # A smaller gallery, for tests.
+    parser.add_argument("--instances", type=int, help=argparse.SUPPRESS)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     args = parser.parse_args(argv)
     keep_freed_memory()
@@ -42,9 +44,9 @@ def main(argv: list[str] | None = None) -> dict:
         shutil.rmtree(args.output)
     args.output.mkdir(parents=True, exist_ok=True)
     gallery = args.output / "gallery"
-    build_demo_gallery(gallery)
+    build_demo_gallery(gallery, num_instances=args.instances)
     cfg = get_cfg()
-    cfg.merge_from_file(str(args.config_file))
+    cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.OUTPUT_DIR = str(args.output)
     name = "ins_demo_gallery"

@@ -30,14 +30,10 @@ TIMEOUT = timedelta(hours=4)
 
 
 def setup(args):
-    """The frozen configuration of a command line."""
+    """The configuration of a command line."""
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
-    resolve_config(cfg)
-    cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spil_d2")
     return cfg
 
 
@@ -51,12 +47,16 @@ def main(args):
         else contextlib.nullcontext()
     )
     with guard:
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="spil_d2")
+        resolve_config(cfg)
+        cfg.freeze()
+        default_setup(cfg, args)
         if not args.eval_only:
             summaries = train(cfg, args.resume)
         else:
             model = build_model(cfg)
             DetectionCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
-                cfg.MODEL.WEIGHTS, args.resume
+                cfg.MODEL.WEIGHTS, resume=args.resume
             )
             summaries = {}
             for name in cfg.DATASETS.TEST:

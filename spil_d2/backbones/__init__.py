@@ -2,6 +2,7 @@
 
 from .densenet import DenseNet121, build_densenet121_backbone
 from .efficientnet_lite import EfficientNetLite, build_efficientnet_lite_backbone
+from .fpn import build_resnet_fpn_c4_backbone
 from .frozen import build_frozen_backbone, existing_resnet_layer
 from .fused import FusedLevels, build_fused_efficientnet_lite_backbone
 from .weights import resolve_weights
@@ -14,6 +15,7 @@ __all__ = [
     "build_efficientnet_lite_backbone",
     "build_frozen_backbone",
     "build_fused_efficientnet_lite_backbone",
+    "build_resnet_fpn_c4_backbone",
     "existing_resnet_layer",
     "resolve_weights",
 ]

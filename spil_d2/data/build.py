@@ -77,4 +77,7 @@ def build_pair_loader(
         aspect_ratio_grouping=False,
         num_workers=num_workers,
         collate_fn=list,
+        # With a generator of its own: a new iterator would else draw from torch's global one, and
+        # a resumed run makes its iterator at another iteration than the undisturbed run.
+        seed=start_iteration,
     )

@@ -46,7 +46,7 @@ def train(cfg, resume: bool) -> dict:
     num_stages = trainer.plan.num_stages
     summaries = {}
     if comm.is_main_process():
-        stages = [training.manifest(k) for k in range(1, num_stages + 1)]
+        stages = [training.manifest(k) for k in range(num_stages + 1)]
         localized = training.localized(num_stages)
         summaries[name] = _finish(
             cfg,
@@ -57,6 +57,7 @@ def train(cfg, resume: bool) -> dict:
             localized,
             stages,
             clock,
+            is_main=True,
         )
     for other in cfg.DATASETS.TEST:
         if other != name:
@@ -71,6 +72,8 @@ def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> d
     Returns:
         On the main process {name: summary}, elsewhere {}.
     """
+    # Beside a training run, `summary.json` and `report.html` of OUTPUT_DIR are that run's.
+    is_main = clock is None and name == cfg.DATASETS.TEST[0]
     clock = clock or _Clock(Path(cfg.OUTPUT_DIR) / "elapsed.json", resume=False)
     gallery, queries = DatasetCatalog.get(name), get_queries(name)
     rank_lists = search_dataset(cfg, name, gallery, queries, cfg.OUTPUT_DIR)
@@ -86,7 +89,10 @@ def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> d
     if not comm.is_main_process():
         return {}
     assert localized is not None
-    return {name: _finish(cfg, name, gallery, queries, rank_lists, localized, [], clock)}
+    summary = _finish(
+        cfg, name, gallery, queries, rank_lists, localized, [], clock, is_main=is_main
+    )
+    return {name: summary}
 
 
 def _finish(
@@ -98,6 +104,8 @@ def _finish(
     localized: RankLists,
     stages: list[dict],
     clock: _Clock,
+    *,
+    is_main: bool,
 ) -> dict:
     """Re-rank, evaluate, draw; on the main process only."""
     folder = Path(cfg.OUTPUT_DIR) / "inference" / name
@@ -111,6 +119,7 @@ def _finish(
         )
         final = rerank(localized, similarities)
     final.save(folder / "final_rank_lists.npz")
+    write_json_atomic(folder / "final_coco_results.json", final.to_coco_results())
     truth = known_ground_truth(gallery, queries)
     summary: dict = {}
     results: dict = {}
@@ -118,11 +127,10 @@ def _finish(
         search = evaluate_rank_lists(rank_lists, truth)
         engine = cfg.SEARCH.ENGINE
         results = evaluate_localized(localized, similarities, truth, {engine: rank_lists}, folder)
-        metrics = [one["metrics"] for one in stages]
+        metrics = [one["metrics"] for one in stages[1:]]
         summary = summarize(search, metrics, results, clock.tick(), {"dataset": name})
-        main = name == cfg.DATASETS.TRAIN[0] or name == cfg.DATASETS.TEST[0]
         write_summary(folder / "summary.json", summary)
-        if main:
+        if is_main:
             write_summary(Path(cfg.OUTPUT_DIR) / "summary.json", summary)
     report = Path(cfg.OUTPUT_DIR) / "report.html" if stages else folder / "report.html"
     _report(cfg, report, name, gallery, queries, rank_lists, final, truth, stages, summary, results)
@@ -180,7 +188,7 @@ def _stage_rows(summary: dict, stages: list[dict]) -> list[StageRow]:
     if not stages:
         return []
     rows = [StageRow("search", 100 * summary["miou_search"] if summary else None)]
-    for k, stage in enumerate(stages):
+    for k, stage in enumerate(stages[:-1]):
         statistics = stage["statistics"]
         miou = 100 * summary["miou_stage"][k] if summary else None
         rows.append(

@@ -14,15 +14,17 @@ logger = logging.getLogger(__name__)
 def resolve_config(cfg) -> None:
     """Replace "auto" values in place, and say what was chosen.
 
-    - MODEL.BACKBONE.BF16 "auto": on where the CPU or GPU computes in bfloat16 natively.
+    - MODEL.BF16 "auto": on where the CPU or GPU computes in bfloat16 natively.
     - MODEL.WEIGHTS, where it names Detectron2's R-50: a copy that lies beside the project.
     """
-    backbone = cfg.MODEL.BACKBONE
-    if backbone.BF16 not in ("auto", "on", "off"):
-        raise ValueError(f"MODEL.BACKBONE.BF16 {backbone.BF16!r} is none of 'auto', 'on', 'off'")
-    if backbone.BF16 == "auto":
-        backbone.BF16 = "on" if _has_bf16(cfg.MODEL.DEVICE) else "off"
-        logger.info("frozen backbone in %s", "bfloat16" if backbone.BF16 == "on" else "float32")
+    model = cfg.MODEL
+    if model.BF16 not in ("auto", "on", "off"):
+        raise ValueError(f"MODEL.BF16 {model.BF16!r} is none of 'auto', 'on', 'off'")
+    if model.BF16 == "auto":
+        model.BF16 = "on" if _has_bf16(cfg.MODEL.DEVICE) else "off"
+        logger.info(
+            "backbone and correlated maps in %s", "bfloat16" if model.BF16 == "on" else "float32"
+        )
     if cfg.MODEL.WEIGHTS == RESNET_URL:
         cfg.MODEL.WEIGHTS = resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL)
 

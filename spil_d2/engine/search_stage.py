@@ -19,6 +19,15 @@ from .parallel_index import map_regions, num_index_workers
 logger = logging.getLogger(__name__)
 
 RANK_LISTS = "rank_lists.npz"
+# The engine sets its own outputs; the others say what is done with an index, or who makes it.
+_NOT_OF_THE_INDEX = (
+    "TOP_K",
+    "RANK_LISTS",
+    "MIN_SIMILARITY",
+    "NUM_WORKERS",
+    "RERANK",
+    "OUT_FEATURES",
+)
 
 
 def search_dataset(
@@ -30,14 +39,15 @@ def search_dataset(
     `output_dir/search/NAME-FINGERPRINT/`; what is there already is loaded.
 
     Args:
-        cfg: SEARCH, MODEL.BACKBONE etc. of the engine.
+        cfg: SEARCH, MODEL.BACKBONE etc. of the engine; SEARCH.RANK_LISTS stands for the search of
+            the training dataset.
         name: of the dataset.
         gallery: its Detectron2 dicts.
         queries: its queries.
         output_dir: of the run.
     """
-    if cfg.SEARCH.RANK_LISTS:
-        return _given_lists(Path(cfg.SEARCH.RANK_LISTS), queries)
+    if cfg.SEARCH.RANK_LISTS and name == cfg.DATASETS.TRAIN[0]:
+        return _given_lists(Path(cfg.SEARCH.RANK_LISTS), gallery, queries)
     index_dir, index_key = _index_place(cfg, name, gallery, output_dir)
     query_key = fingerprint(
         {
@@ -73,8 +83,26 @@ def _index_place(
     cfg, name: str, gallery: Sequence[dict], output_dir: str | Path
 ) -> tuple[Path, str]:
     pictures = [(one["image_id"], one["file_name"]) for one in gallery]
-    key = fingerprint({"search": _plain(cfg.SEARCH), "gallery": pictures})
+    model = cfg.MODEL
+    parts = {
+        "search": _plain(cfg.SEARCH),
+        "gallery": pictures,
+        "backbone": [model.BACKBONE.NAME, _plain(model.EFFICIENTNET), _plain(model.DENSENET)],
+        "pixels": [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD],
+    }
+    key = fingerprint(parts)
     return Path(output_dir) / "index" / f"{name}-{key}", key
+
+
+def _stamp(file_name: str) -> tuple[int, int]:
+    """Size and time of a file, by which a changed picture is noticed."""
+    try:
+        status = Path(file_name).stat()
+    except OSError as error:
+        raise ValueError(
+            f"{file_name} cannot be read ({error}): run tools/check_dataset.py on the dataset"
+        ) from error
+    return status.st_size, status.st_mtime_ns
 
 
 def _search(
@@ -108,8 +136,15 @@ def _build(
     )
 
 
-def _given_lists(path: Path, queries: Sequence[Query]) -> RankLists:
+def _given_lists(path: Path, gallery: Sequence[dict], queries: Sequence[Query]) -> RankLists:
     lists = RankLists.load(path)
+    known = {int(one["image_id"]) for one in gallery}
+    unknown = {int(i) for one in lists.lists for i in one.image_ids} - known
+    if unknown:
+        raise ValueError(
+            f"SEARCH.RANK_LISTS {path} ranks {len(unknown)} images that the gallery does not "
+            f"hold, e.g. {sorted(unknown)[:5]}: it is of another dataset"
+        )
     missing = [query.id for query in queries if query.id not in lists]
     if missing:
         raise ValueError(
@@ -142,5 +177,5 @@ def _plain(node) -> dict:
     return {
         key: _plain(value) if hasattr(value, "items") else value
         for key, value in node.items()
-        if key not in ("TOP_K", "RANK_LISTS", "MIN_SIMILARITY", "NUM_WORKERS", "RERANK")
+        if key not in _NOT_OF_THE_INDEX
     }

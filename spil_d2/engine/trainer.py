@@ -10,12 +10,13 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.solver import LRMultiplier
+from detectron2.solver import LRMultiplier, get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.nn.parallel import DistributedDataParallel
 
-from ..backbones import build_frozen_backbone
+from ..backbones import build_frozen_backbone, existing_resnet_layer
 from ..data.augmentation import RandomCropAroundBoxes
 from ..data.build import PairDataset, build_pair_loader
 from ..data.crops import CropGeometry
@@ -26,7 +27,8 @@ from ..modeling import QueryRCNN
 from ..modeling.coattention import CoAttention
 from ..selftrain.pairs import PairSampler
 from ..structures import SamplePool
-from ..utils.artifacts import fingerprint
+from ..utils.artifacts import fingerprint, write_json_atomic
+from .checkpoint import AtomicPathManager
 from .coattention_labels import CoAttentionLabeler
 from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
@@ -50,10 +52,11 @@ class SpilTrainer(DefaultTrainer):
             resume: go on in OUTPUT_DIR; else the stages of an earlier run there are removed.
         """
         _check(cfg)
-        self.plan = StagePlan.from_config(cfg)
         super().__init__(cfg)
+        self.checkpointer.path_manager = AtomicPathManager()
+        self._dataset: PairDataset | None = None
         if not resume:
-            _remove_stages(cfg)
+            _forget_earlier_run(cfg)
         self.resume_or_load(resume=resume)
         self.gallery = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
         self.queries = get_queries(cfg.DATASETS.TRAIN[0])
@@ -62,6 +65,11 @@ class SpilTrainer(DefaultTrainer):
         )
         self.ground_truth = known_ground_truth(self.gallery, self.queries)
         self.self_training = self._build_self_training(cfg)
+
+    @property
+    def plan(self) -> StagePlan:
+        """Of the configuration that Detectron2 has scaled to the number of processes."""
+        return StagePlan.from_config(self.cfg)
 
     @property
     def unwrapped_model(self) -> QueryRCNN:
@@ -73,6 +81,18 @@ class SpilTrainer(DefaultTrainer):
     def build_train_loader(cls, cfg):
         """Nothing yet: each stage sets its own loader when it is entered."""
         return []
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "AdamW":
+            raise ValueError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is neither SGD nor AdamW")
+        groups = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR)
+        optimizer = torch.optim.AdamW
+        return maybe_add_gradient_clipping(cfg, optimizer)(
+            groups, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
 
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
@@ -110,11 +130,32 @@ class SpilTrainer(DefaultTrainer):
         """Train on another pool: the public form of Detectron2's `SimpleTrainer` method."""
         cfg = self.cfg
         vectors = self.self_training.vectors(pool)
-        dataset = self._pair_dataset(pool, vectors)
+        self._dataset = self._pair_dataset(pool, vectors)
         loader = build_pair_loader(
-            dataset, iteration, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+            self._dataset, iteration, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
         )
         self._trainer.reset_data_loader(lambda: loader)
+
+    def run_step(self) -> None:
+        """As DefaultTrainer's; a loss that is not finite leaves `nan_batch.json` behind."""
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            path = Path(self.cfg.OUTPUT_DIR) / "nan_batch.json"
+            write_json_atomic(path, {"iteration": self.iter, "items": self._batch_names()})
+            logger.error("the loss is not finite at iteration %d: see %s", self.iter, path)
+            error.add_note(
+                f"the pictures of this batch are in {path}: look at their labels, or lower "
+                "SOLVER.BASE_LR"
+            )
+            raise
+
+    def _batch_names(self) -> list[dict]:
+        """Files and queries of this iteration's batch, those of all processes."""
+        assert self._dataset is not None, "a step is run inside a stage"
+        size = self.cfg.SOLVER.IMS_PER_BATCH
+        items = [self._dataset[self.iter * size + i] for i in range(size)]
+        return [{key: one[key] for key in ("file_name", "query_id")} for one in items]
 
     def _pair_dataset(self, pool: SamplePool, vectors) -> PairDataset:
         cfg = self.cfg
@@ -206,6 +247,9 @@ def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | Non
     """The co-attention labeler of a configuration, on a frozen backbone of its own."""
     if not cfg.COATTENTION.ENABLED or not comm.is_main_process():
         return None
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.COATTENTION.FEATURE = existing_resnet_layer(cfg, cfg.COATTENTION.FEATURE)
     backbone = build_frozen_backbone(cfg, [cfg.COATTENTION.FEATURE])
     return CoAttentionLabeler(
         CoAttention(cfg, feature_extractor=backbone),
@@ -225,7 +269,8 @@ def stage_fingerprint(cfg) -> str:
     """Of all keys that the stages' pools depend on; device and workers are not among them."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SPIL.LOG_PERIOD = "", 0, 0
+    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.SEARCH.NUM_WORKERS = 0
     return fingerprint(
         {
             "train": list(cfg.DATASETS.TRAIN),
@@ -256,9 +301,12 @@ def _check(cfg) -> None:
         raise ValueError("TEST.PRECISE_BN keeps a loader of its own: it cannot follow the stages")
 
 
-def _remove_stages(cfg) -> None:
+def _forget_earlier_run(cfg) -> None:
     folder = Path(cfg.OUTPUT_DIR) / "stages"
-    if comm.is_main_process() and folder.exists():
-        logger.warning("removing the stages of an earlier run in %s (no --resume)", folder)
-        shutil.rmtree(folder)
+    if comm.is_main_process():
+        if folder.exists():
+            logger.warning("removing the stages of an earlier run in %s (no --resume)", folder)
+            shutil.rmtree(folder)
+        # Else --resume would take up the earlier run if this one dies before its first checkpoint.
+        (folder.parent / "last_checkpoint").unlink(missing_ok=True)
     comm.synchronize()

@@ -48,7 +48,7 @@ class QueryRCNN(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         frozen_backbone: bool,
-        bf16_backbone: bool,
+        bf16: bool,
     ):
         """
         Args:
@@ -59,7 +59,8 @@ class QueryRCNN(nn.Module):
             query_pool: "roi" averages over the object's box (D3), "full" over the whole crop.
             pixel_mean, pixel_std: of a channel, in the order of the input image.
             frozen_backbone: run the backbone without gradients.
-            bf16_backbone: run a frozen backbone in bfloat16.
+            bf16: run a frozen backbone, and at inference the convolutions on correlated maps, in
+                bfloat16; boxes, RoI heads and losses stay in float32.
         """
         super().__init__()
         if query_pool not in X_POOLS:
@@ -71,7 +72,7 @@ class QueryRCNN(nn.Module):
         self.query_pooler = query_pooler
         self.query_pool = query_pool
         self.frozen_backbone = frozen_backbone
-        self.bf16_backbone = bf16_backbone
+        self.bf16 = bf16
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -95,7 +96,7 @@ class QueryRCNN(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "frozen_backbone": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
-            "bf16_backbone": cfg.MODEL.BACKBONE.BF16 == "on",
+            "bf16": cfg.MODEL.BF16 == "on",
         }
 
     @property
@@ -155,9 +156,9 @@ class QueryRCNN(nn.Module):
             probability p), best first, and `pred_masks` where the mask head is on.
         """
         assert not self.training, "detect() is for evaluation mode"
-        rpn_maps, roi_maps = self.correlation_head(features, kernel)
-        images = self._image_list(rpn_maps, image_sizes)
-        proposals, _ = self.proposal_generator(images, rpn_maps, None)
+        images, rpn_maps, roi_maps = self._correlate(features, kernel, image_sizes)
+        with self._autocast():
+            proposals, _ = self.proposal_generator(images, rpn_maps, None)
         if not with_masks:
             return self.roi_heads.detect_boxes(roi_maps, proposals)
         instances, _ = self.roi_heads(images, roi_maps, proposals, None)
@@ -203,8 +204,7 @@ class QueryRCNN(nn.Module):
             features = {name: torch.cat([y, y]) for name, y in features.items()}
             targets = targets + [one[[]] for one in targets]
             sizes = sizes + sizes
-        rpn_maps, roi_maps = self.correlation_head(features, kernel)
-        pairs = self._image_list(rpn_maps, sizes)
+        pairs, rpn_maps, roi_maps = self._correlate(features, kernel, sizes)
         proposals, rpn_losses = self.proposal_generator(pairs, rpn_maps, targets)
         _, roi_losses = self.roi_heads(pairs, roi_maps, proposals, targets)
         return {**rpn_losses, **roi_losses}
@@ -225,10 +225,22 @@ class QueryRCNN(nn.Module):
     def _backbone_maps(self, tensor: Tensor) -> dict[str, Tensor]:
         tensor = tensor.contiguous(memory_format=torch.channels_last)
         no_grad = torch.no_grad() if self.frozen_backbone else contextlib.nullcontext()
-        bf16 = self.bf16_backbone and self.frozen_backbone
-        with no_grad, torch.autocast(tensor.device.type, torch.bfloat16, enabled=bf16):
+        with no_grad, self._autocast(self.frozen_backbone):
             maps = self.backbone(tensor)
         return {name: maps[name].float() for name in self.levels}
+
+    def _correlate(
+        self, features: dict[str, Tensor], kernel: Tensor, sizes: list[tuple[int, int]]
+    ) -> tuple[ImageList, dict[str, Tensor], dict[str, Tensor]]:
+        """Stand-ins for the pictures, maps for the RPN, and float32 maps for the RoI heads."""
+        # The backward pass of bfloat16 convolutions is slower than float32's on CPUs.
+        with self._autocast(not self.training):
+            rpn_maps, roi_maps = self.correlation_head(features, kernel)
+        images = self._image_list(rpn_maps, sizes)
+        return images, rpn_maps, {name: y.float() for name, y in roi_maps.items()}
+
+    def _autocast(self, enabled: bool = True) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled and self.bf16)
 
     def _image_list(self, maps: dict[str, Tensor], sizes: list[tuple[int, int]]) -> ImageList:
         # RPN and RoI heads read the sizes only; a zero-copy view stands for the pixels.

@@ -50,9 +50,10 @@ class QueryRPN(RPN):
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
         logits, deltas = self.rpn_head(maps)
-        logits = [one.permute(0, 2, 3, 1).flatten(1) for one in logits]
+        logits = [one.float().permute(0, 2, 3, 1).flatten(1) for one in logits]
         deltas = [
-            one.unflatten(1, (-1, self.anchor_generator.box_dim))
+            one.float()
+            .unflatten(1, (-1, self.anchor_generator.box_dim))
             .permute(0, 3, 4, 1, 2)
             .flatten(1, -2)
             for one in deltas

@@ -37,7 +37,7 @@ def preset(request):
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    cfg = _config(PRESETS[0], "MODEL.BACKBONE.BF16", "off")
+    cfg = _config(PRESETS[0], "MODEL.BF16", "off")
     return build_model(cfg).eval()
 
 

@@ -1,0 +1,146 @@
+"""A run that is killed again and again ends as the undisturbed one does, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spil_d2.structures import RankLists, SamplePool
+
+from .conftest import INSTANT, ROOT
+
+# Imports once, then a fork for each line of its input runs tools/train_net.py and may be killed:
+# starting Python and torch anew each time would be most of the test.
+RUNNER = """
+import os, runpy, sys
+import torch
+import spil_d2.engine.pipeline
+torch.set_num_threads(1)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["train_net.py", *line.split()]
+        runpy.run_path("tools/train_net.py", run_name="__main__")
+        sys.exit(0)
+    print("pid", child, flush=True)
+    print("status", os.waitpid(child, 0)[1], flush=True)
+"""
+
+# What has just appeared when the process is killed: before the first checkpoint, while the second
+# stage is prepared, inside it, and while the final lists are made.
+KILL_POINTS = [
+    "stages/00/manifest.json",
+    "model_0000003.pth",
+    "stages/01/manifest.json",
+    "model_0000005.pth",
+    "model_final.pth",
+]
+
+
+@contextlib.contextmanager
+def started_runner(datasets_root: Path, log: Path) -> Iterator[subprocess.Popen]:
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(datasets_root),
+        "OMP_NUM_THREADS": "1",
+    }
+    with open(log, "w") as errors:
+        runner = subprocess.Popen(
+            [sys.executable, "-c", RUNNER],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        with runner:
+            yield runner
+            assert runner.stdin is not None
+            runner.stdin.close()
+
+
+def run(runner: subprocess.Popen, output: Path, kill_at: str | None, *arguments: str) -> int:
+    """Run the schedule in `output`, until it ends or `kill_at` appears; returns its status."""
+    assert runner.stdin is not None and runner.stdout is not None
+    words = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
+    runner.stdin.write(" ".join(words) + "\n")
+    runner.stdin.flush()
+    pid = int(_answer(runner, "pid"))
+    if kill_at is not None:
+        deadline = time.monotonic() + 60
+        while not (output / kill_at).exists():
+            assert time.monotonic() < deadline, f"{kill_at} has not appeared"
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+    return int(_answer(runner, "status"))
+
+
+def _answer(runner: subprocess.Popen, name: str) -> str:
+    """The next answer of this name; the run's own output comes between."""
+    assert runner.stdout is not None
+    for line in runner.stdout:
+        if line.startswith(name + " "):
+            return line.split()[1]
+    raise AssertionError(f"the runner has ended before it said {name!r}")
+
+
+@pytest.fixture(scope="module")
+def killed(datasets_root, tmp_path_factory) -> Path:
+    """Output of a run that was killed at every point and resumed each time."""
+    folder = tmp_path_factory.mktemp("killed")
+    log, output = folder / "log.txt", folder / "output"
+    with started_runner(datasets_root, log) as runner:
+        for kill_at in KILL_POINTS:
+            status = run(runner, output, kill_at, "--resume")
+            assert status == signal.SIGKILL, (kill_at, status, log.read_text()[-3000:])
+        assert run(runner, output, None, "--resume") == 0, log.read_text()[-3000:]
+    return output
+
+
+def test_the_weights_are_equal(undisturbed, killed) -> None:
+    one, other = (
+        torch.load(folder / "model_final.pth", weights_only=False)
+        for folder in (undisturbed[0], killed)
+    )
+    assert one["iteration"] == other["iteration"] == 7
+    assert one["model"].keys() == other["model"].keys()
+    different = [k for k, v in one["model"].items() if not torch.equal(v, other["model"][k])]
+    assert not different, f"{len(different)} of {len(one['model'])} differ: {different[:5]}"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_pools_are_equal(undisturbed, killed, stage: int) -> None:
+    one, other = (
+        SamplePool.load(folder / "stages" / f"{stage:02d}" / "pool.json.gz")
+        for folder in (undisturbed[0], killed)
+    )
+    assert one == other
+
+
+def test_the_final_rank_lists_are_equal(undisturbed, killed) -> None:
+    one, other = (
+        RankLists.load(folder / "inference" / "ins_mini" / "final_rank_lists.npz")
+        for folder in (undisturbed[0], killed)
+    )
+    assert list(one) == list(other)
+    for query_id in one:
+        for name in ("image_ids", "boxes", "similarities", "probabilities"):
+            a, b = getattr(one[query_id], name), getattr(other[query_id], name)
+            np.testing.assert_array_equal(a, b, f"{name} of query {query_id}")
+
+
+def test_nothing_half_written_is_left(killed) -> None:
+    assert not list((killed / "stages").glob(".tmp-*"))
+    assert (killed / "report.html").exists() and (killed / "summary.json").exists()

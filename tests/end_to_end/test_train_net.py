@@ -1,0 +1,158 @@
+"""The main job through `tools/train_net.py`, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spil_d2.engine.trainer import SpilTrainer
+from spil_d2.structures import RankLists
+from spil_d2.utils.artifacts import is_published, lock_output_dir, read_manifest
+
+INFERENCE_FILES = {
+    "coco_results.json",
+    "final_rank_lists.npz",
+    "rank_lists.npz",
+    "recall_iou.png",
+    "results.json",
+    "summary.json",
+}
+
+
+def test_training_writes_its_summary_and_report(undisturbed) -> None:
+    output, summaries = undisturbed
+    assert list(summaries) == ["ins_mini", "ins_mini_two"]
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(summaries["ins_mini"]))
+    for name in ("miou_search", "miou_final", "ap128_std", "corloc50_final"):
+        assert 0 <= summary[name] <= 1, name
+    assert summary["seconds"] > 0
+    assert len(summary["miou_stage"]) == 2
+    # The last stage's boxes are the final ones; re-ranking moves no box.
+    assert summary["miou_stage"][-1] == pytest.approx(summary["miou_final"])
+    report = (output / "report.html").read_text()
+    assert "stage 1" in report and "data:image/jpeg;base64," in report
+
+
+def test_each_stage_is_published_with_its_decisions(undisturbed) -> None:
+    output, _ = undisturbed
+    folders = sorted(path for path in (output / "stages").iterdir())
+    assert [path.name for path in folders] == ["00", "01", "02"]
+    assert all(is_published(path) for path in folders)
+    manifests = [read_manifest(path) for path in folders]
+    assert [one["iteration"] for one in manifests] == [0, 4, 8]
+    assert manifests[0]["statistics"]["kept"] == 0
+    assert all(one["statistics"]["kept"] > 0 for one in manifests[1:])
+
+
+def test_scalars_are_logged(undisturbed) -> None:
+    lines = [
+        json.loads(line)
+        for line in (undisturbed[0] / "metrics.json").read_text().split("\n")
+        if line
+    ]
+    merged: dict = {}
+    for line in lines:
+        merged.update(line)
+    assert {"pace/kept_ratio", "pace/mean_weight", "total_loss", "lr"} <= set(merged)
+    assert merged["pace/stage"] == 2
+    assert "localization/mIoU_TP@128" in merged
+
+
+@pytest.mark.parametrize("name", ["ins_mini", "ins_mini_two"])
+def test_every_test_dataset_is_localized(undisturbed, name: str) -> None:
+    """The second one inductively: the model was not trained on it."""
+    output, summaries = undisturbed
+    folder = output / "inference" / name
+    assert INFERENCE_FILES <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "summary.json").read_text())["dataset"] == name
+    final = RankLists.load(folder / "final_rank_lists.npz")
+    assert len(final) == (6 if name == "ins_mini" else 4)
+    for one in final.lists:
+        assert len(one) > 0
+        assert one.probabilities is not None
+        assert ((one.probabilities > 0) & (one.probabilities <= 1)).all()
+    assert (folder / "report.html").exists() == (name == "ins_mini_two")
+
+
+def test_eval_only_localizes_with_given_weights(undisturbed, train_net, tmp_path) -> None:
+    weights = str(undisturbed[0] / "model_final.pth")
+    summaries = train_net(tmp_path, "--eval-only", "MODEL.WEIGHTS", weights)
+    assert list(summaries) == ["ins_mini"]
+    folder = tmp_path / "inference" / "ins_mini"
+    assert INFERENCE_FILES | {"report.html"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((tmp_path / "summary.json").read_text())["miou_stage"] == []
+    assert not (tmp_path / "stages").exists()
+
+
+def test_a_finished_run_resumes_to_the_same_result(undisturbed, train_net, tmp_path) -> None:
+    output = shutil.copytree(undisturbed[0], tmp_path / "copy")
+    (again,) = train_net(output, "--resume").values()
+    before = dict(undisturbed[1]["ins_mini"])
+    assert again.pop("seconds") >= before.pop("seconds")
+    assert again == before
+
+
+def test_resuming_with_other_keys_names_both_fingerprints(undisturbed, train_net, tmp_path) -> None:
+    output = shutil.copytree(undisturbed[0], tmp_path / "copy")
+    made_with = read_manifest(output / "stages" / "02")["fingerprint"]
+    with pytest.raises(ValueError, match=rf"{made_with}.*has [0-9a-f]{{16}};"):
+        train_net(output, "--resume", "SPIL.SWAP_PROB", "0.5")
+
+
+def test_starting_anew_forgets_the_earlier_run(
+    undisturbed, train_net, tmp_path, monkeypatch
+) -> None:
+    """If it dies before its first checkpoint, --resume must not take up the earlier run."""
+    output = shutil.copytree(undisturbed[0], tmp_path / "copy")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpilTrainer, "run_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        train_net(output)
+    assert [path.name for path in (output / "stages").iterdir()] == ["00"]
+    assert not (output / "last_checkpoint").exists()
+
+
+def test_an_output_folder_in_use_is_refused(train_net, tmp_path) -> None:
+    with lock_output_dir(tmp_path):
+        with pytest.raises(RuntimeError, match=r"is in use by another run \(pid \d+"):
+            train_net(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["SEED", "-1"], "SEED must be >= 0"),
+        (["DATASETS.TRAIN", "('ins_mini','ins_mini_two')"], "must name one dataset"),
+        (["MODEL.BACKBONE.FREEZE_AT", "2"], "CACHE_VECTORS needs a frozen backbone"),
+        (["SPIL.TAU", "[0.5]"], "SPIL.TAU has 1 thresholds; 2 stages"),
+        (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_starts(
+    train_net, tmp_path, changes: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_net(tmp_path, *changes)
+    assert not (tmp_path / "stages").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_pictures(
+    train_net: Callable[..., dict], tmp_path: Path, datasets_root: Path
+) -> None:
+    with pytest.raises(FloatingPointError, match="diverged|infinite or NaN") as caught:
+        train_net(tmp_path, "SOLVER.BASE_LR", "1e30", "SOLVER.CLIP_GRADIENTS.ENABLED", "False")
+    assert any("nan_batch.json" in note for note in caught.value.__notes__)
+    noted = json.loads((tmp_path / "nan_batch.json").read_text())
+    assert 0 < noted["iteration"] < 8
+    assert len(noted["items"]) == 2
+    for item in noted["items"]:
+        assert Path(item["file_name"]).is_relative_to(datasets_root / "ins" / "mini")
+        assert 1 <= item["query_id"] <= 6

@@ -1,0 +1,114 @@
+"""The search artefact: made once, found again, made anew where something else goes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spil_d2 import get_cfg
+from spil_d2.data.datasets.instance_search import load_gallery, load_queries
+from spil_d2.data.datasets.synthetic import build_demo_gallery
+from spil_d2.engine import search_stage
+from spil_d2.engine.search_stage import open_index, search_dataset
+from spil_d2.structures import RankLists
+
+INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant_test.yaml"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("search") / "gallery"
+    build_demo_gallery(root, num_instances=2, images_per_instance=4, num_distractors=2)
+    return load_gallery(root, "mini"), load_queries(root)
+
+
+def _config(*changes):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(INSTANT))
+    cfg.merge_from_list(["SEARCH.LONGER_SIDE", 96, *changes])
+    return cfg
+
+
+def _search(cfg, dataset, output: Path) -> RankLists:
+    return search_dataset(cfg, "mini", *dataset, output)
+
+
+def test_lists_and_index_are_used_again(dataset, tmp_path, monkeypatch) -> None:
+    first = _search(_config(), dataset, tmp_path)
+    assert list(first) == [query.id for query in dataset[1]]
+    for query in dataset[1]:
+        assert not query.own_image_ids & set(first[query.id].image_ids.tolist())
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an engine is built again")
+
+    monkeypatch.setattr(search_stage, "build_search_engine", refuse)
+    again = _search(_config("SEARCH.NUM_WORKERS", 3, "SEARCH.RERANK", False), dataset, tmp_path)
+    for query_id in first:
+        np.testing.assert_array_equal(first[query_id].image_ids, again[query_id].image_ids)
+        np.testing.assert_array_equal(first[query_id].boxes, again[query_id].boxes)
+    assert len(open_index(_config(), "mini", dataset[0], tmp_path)) == len(dataset[0])
+
+
+def test_shorter_lists_need_no_new_index(dataset, tmp_path) -> None:
+    _search(_config(), dataset, tmp_path)
+    short = _search(_config("SEARCH.TOP_K", 3), dataset, tmp_path)
+    assert {len(one) for one in short.lists} == {3}
+    assert len(list((tmp_path / "index").iterdir())) == 1
+    assert len(list((tmp_path / "search").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("SEARCH.LONGER_SIDE", 128),
+        ("SEARCH.DESCRIPTOR_LAYERS", ["c4", "c5"]),
+        ("MODEL.EFFICIENTNET.VARIANT", "lite2"),
+        ("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]),
+    ],
+)
+def test_another_engine_has_another_index(dataset, tmp_path, change: tuple) -> None:
+    _search(_config(), dataset, tmp_path)
+    _search(_config(*change), dataset, tmp_path)
+    assert len(list((tmp_path / "index").iterdir())) == 2
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_processes_make_the_index_of_this_one(dataset, tmp_path, num_workers: int) -> None:
+    gallery, _ = dataset
+    here = open_index(_config(), "mini", gallery, tmp_path / "here")
+    there = open_index(
+        _config("SEARCH.NUM_WORKERS", num_workers), "mini", gallery, tmp_path / "there"
+    )
+    np.testing.assert_array_equal(here.image_ids, there.image_ids)
+    np.testing.assert_array_equal(here.boxes, there.boxes)
+    # The number of threads may change the last bit of a sum.
+    np.testing.assert_allclose(here.embeddings, there.embeddings, atol=2e-3)
+
+
+def test_given_lists_replace_the_search(dataset, tmp_path) -> None:
+    gallery, queries = dataset
+    lists = _search(_config(), dataset, tmp_path / "made")
+    path = tmp_path / "given.npz"
+    RankLists(lists.lists[::-1]).save(path)
+    cfg = _config("SEARCH.RANK_LISTS", str(path), "SEARCH.ENGINE", "NoSuchEngine")
+    given = _search(cfg, dataset, tmp_path / "unused")
+    assert sorted(given) == [query.id for query in queries]
+    assert not (tmp_path / "unused").exists()
+
+
+def test_given_lists_must_cover_the_queries(dataset, tmp_path) -> None:
+    lists = _search(_config(), dataset, tmp_path / "made")
+    path = tmp_path / "given.npz"
+    RankLists(lists.lists[1:]).save(path)
+    missing = dataset[1][0].id
+    with pytest.raises(ValueError, match=rf"given\.npz has no list for 1 queries.*\[{missing}\]"):
+        _search(_config("SEARCH.RANK_LISTS", str(path)), dataset, tmp_path)
+
+
+def test_poor_similarities_are_warned_about(dataset, tmp_path, caplog) -> None:
+    with caplog.at_level("WARNING"):
+        _search(_config("SEARCH.MIN_SIMILARITY", 1.0), dataset, tmp_path)
+    assert "below SEARCH.MIN_SIMILARITY" in caplog.text

@@ -1,0 +1,75 @@
+"""Two processes (gloo, CPU) share the work and reach what one process reaches."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.engine import launch
+
+from spil_d2.data.datasets.synthetic import build_demo_gallery
+from spil_d2.structures import RankLists, SamplePool
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Output folders of one process and of two."""
+    root = tmp_path_factory.mktemp("processes")
+    build_demo_gallery(root / "gallery", num_instances=2, images_per_instance=3, num_distractors=1)
+    folders = {1: root / "one", 2: root / "two"}
+    with pytest.MonkeyPatch.context() as patch:
+        # Spawned processes find the worker by its name.
+        patch.syspath_prepend(str(Path(__file__).parent))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        worker = importlib.import_module("two_process_worker")
+        for count, folder in folders.items():
+            folder.mkdir()
+            launch(worker.run, count, dist_url="auto", args=(root / "gallery", folder))
+    return folders
+
+
+def _seen(folder: Path, rank: int) -> dict:
+    return json.loads((folder / f"{rank}.json").read_text())
+
+
+def test_both_processes_read_the_same_pools(outputs) -> None:
+    first, second = (_seen(outputs[2], rank) for rank in (0, 1))
+    assert first["pools"] == second["pools"]
+    assert first["vectors"] == second["vectors"] == _seen(outputs[1], 0)["vectors"] > 0
+    assert first["trains_again"] and second["trains_again"]
+
+
+def test_they_draw_disjoint_parts_of_one_stream(outputs) -> None:
+    first, second = (_seen(outputs[2], rank)["indices"] for rank in (0, 1))
+    assert sorted(first + second) == list(range(10, 18))
+    assert _seen(outputs[1], 0)["indices"] == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_two_processes_make_the_pool_of_one(outputs, stage: int) -> None:
+    one, two = (
+        SamplePool.load(folder / "stages" / f"{stage:02d}" / "pool.json.gz")
+        for folder in outputs.values()
+    )
+    assert list(one) == list(two)
+    assert one.num_targets == two.num_targets
+    assert (one.num_targets > 0) == (stage > 0)
+    for query_id in one:
+        for a, b in zip(one[query_id].candidates, two[query_id].candidates, strict=True):
+            assert a.image_id == b.image_id
+            np.testing.assert_allclose(a.box, b.box, atol=0.05)
+
+
+def test_two_processes_localize_as_one(outputs) -> None:
+    one, two = (
+        RankLists.load(folder / "stages" / "01" / "rank_lists.npz") for folder in outputs.values()
+    )
+    assert list(one) == list(two)
+    for query_id in one:
+        a, b = one[query_id], two[query_id]
+        np.testing.assert_array_equal(a.image_ids, b.image_ids)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)

@@ -1,0 +1,58 @@
+"""What each process of `test_two_processes` runs; imported by name in spawned processes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from spil_d2 import get_cfg
+from spil_d2.data.build import StreamSampler
+from spil_d2.data.datasets.instance_search import load_gallery, load_queries
+from spil_d2.engine.localizer import Localizer, LocalizerSettings
+from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.search_stage import search_dataset
+from spil_d2.engine.self_training import SelfTraining
+
+INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant_test.yaml"
+
+
+def run(dataset: Path, output: Path) -> None:
+    """Search, publish stages 0 and 1, and write what this process saw as `RANK.json`."""
+    torch.set_num_threads(1)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(INSTANT))
+    cfg.MODEL.BF16 = "off"
+    resolve_config(cfg)
+    gallery, queries = load_gallery(dataset, "two_processes"), load_queries(dataset)
+    rank_lists = search_dataset(cfg, "two_processes", gallery, queries, output)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    training = SelfTraining(
+        Localizer(model, gallery, queries, LocalizerSettings.from_config(cfg)),
+        rank_lists,
+        queries,
+        None,
+        None,
+        directory=output / "stages",
+        fingerprint="0123456789abcdef",
+        train_top_k=cfg.SPIL.TRAIN_TOP_K,
+        thresholds=cfg.SPIL.TAU,
+        num_crops=cfg.MODEL.QUERY.NUM_CROPS,
+        cache_vectors=True,
+    )
+    pools = [training.pool(stage, iteration=stage) for stage in (0, 1)]
+    text = json.dumps([asdict(pool) for pool in pools])
+    seen = {
+        "pools": hashlib.sha256(text.encode()).hexdigest(),
+        "vectors": len(training.vectors(pools[1])),
+        "indices": list(itertools.islice(StreamSampler(10), 4)),
+        "trains_again": model.training,
+    }
+    (output / f"{comm.get_rank()}.json").write_text(json.dumps(seen))

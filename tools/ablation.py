@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""The four rows of SPIL's Table 2 on one dataset, with the same budget and the same rank lists.
+
+    python tools/ablation.py --config-file configs/SPIL/tiny_instre_dev.yaml SOLVER.MAX_ITER 600
+
+Each row trains in OUTPUT_DIR/NAME and goes on where it was interrupted; the table is printed and
+written to OUTPUT_DIR/ablation.json and ablation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from spil_d2 import get_cfg
+from spil_d2.data.datasets.instance_search import get_queries
+from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.search_stage import search_dataset
+from spil_d2.utils.artifacts import write_json_atomic
+
+ROWS = {
+    "SP": ("SPIL.CONTRASTIVE", "False", "COATTENTION.ENABLED", "False"),
+    "SP+CA": ("SPIL.CONTRASTIVE", "False", "COATTENTION.ENABLED", "True"),
+    "SP+CT": ("SPIL.CONTRASTIVE", "True", "COATTENTION.ENABLED", "False"),
+    "SP+CT+CA": ("SPIL.CONTRASTIVE", "True", "COATTENTION.ENABLED", "True"),
+}
+TRAIN_NET = Path(__file__).with_name("train_net.py")
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the rows one after the other; returns row name -> summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
+    args = parser.parse_args(argv)
+    setup_logger(name="spil_d2")
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    resolve_config(cfg)
+    folder, name = Path(cfg.OUTPUT_DIR), cfg.DATASETS.TRAIN[0]
+    lists = search_dataset(cfg, name, DatasetCatalog.get(name), get_queries(name), folder)
+    lists.save(folder / "rank_lists.npz")
+    summaries = {}
+    for row in args.rows.split(","):
+        command = [sys.executable, str(TRAIN_NET), "--config-file", args.config_file, "--resume"]
+        command += [*args.opts, *ROWS[row], "SEARCH.RANK_LISTS", str(folder / "rank_lists.npz")]
+        command += ["SEARCH.RERANK", "False", "OUTPUT_DIR", str(folder / row)]
+        subprocess.run(command, check=True)
+        summaries[row] = json.loads((folder / row / "summary.json").read_text())
+    table = _table(summaries)
+    write_json_atomic(folder / "ablation.json", summaries)
+    (folder / "ablation.md").write_text(table + "\n")
+    print(table)
+    return summaries
+
+
+def _table(summaries: dict[str, dict]) -> str:
+    rows = []
+    for row, one in summaries.items():
+        stages = [f"{100 * miou:.1f}" for miou in one["miou_stage"]]
+        rows.append([row, f"{100 * one['miou_search']:.1f}", *stages, f"{one['seconds']:.0f}"])
+    stages = max(len(one["miou_stage"]) for one in summaries.values())
+    header = ["", "search", *(f"stage {k}" for k in range(stages)), "seconds"]
+    return tabulate(rows, header, tablefmt="pipe")
+
+
+if __name__ == "__main__":
+    main()
