@@ -78,6 +78,8 @@ def add_query_config(cfg: CN) -> None:
     # Object vectors are computed once for each (image, box) of a stage's pool and handed to the
     # training items instead of crops. Right only while the backbone is wholly frozen.
     cfg.MODEL.QUERY.CACHE_VECTORS = False
+    # No gradient through the X-branch (D28).
+    cfg.MODEL.QUERY.DETACH = False
     cfg.MODEL.CORRELATION_HEAD = CN()
     # In CORRELATION_HEAD_REGISTRY: "ChannelReweighting" (the paper), "ProjectedReweighting".
     cfg.MODEL.CORRELATION_HEAD.NAME = "ChannelReweighting"
@@ -177,6 +179,8 @@ def add_coattention_config(cfg: CN) -> None:
     cfg.COATTENTION.NORMALIZE = "relu_max"
     # Pictures that the principal direction is found on: "all" or "crops".
     cfg.COATTENTION.PCA_ON = "all"
+    # Each picture counts the same in it; False: each location (D16).
+    cfg.COATTENTION.WEIGHTED = True
     # A mask that fills less of the box gives way to the box (D19).
     cfg.COATTENTION.MIN_FILL = 0.05
     # Look-alikes outside the box (D20): "extra_gt" or "off".

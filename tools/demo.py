@@ -40,10 +40,13 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    if args.fresh and args.output.exists():
-        shutil.rmtree(args.output)
-    args.output.mkdir(parents=True, exist_ok=True)
     gallery = args.output / "gallery"
+    if args.fresh and args.output.exists():
+        if not gallery.is_dir():
+            parser.error(f"{args.output} holds no demo: --fresh removes nothing else")
+        with lock_output_dir(args.output):
+            shutil.rmtree(args.output)
+    args.output.mkdir(parents=True, exist_ok=True)
     build_demo_gallery(gallery, num_instances=args.instances)
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
@@ -51,12 +54,12 @@ def main(argv: list[str] | None = None) -> dict:
     cfg.OUTPUT_DIR = str(args.output)
     name = "ins_demo_gallery"
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
-    resolve_config(cfg)
-    cfg.freeze()
     register_instance_search(name, gallery)
     with lock_output_dir(args.output):
-        default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, name="spil_d2")
+        resolve_config(cfg)
+        cfg.freeze()
+        default_setup(cfg, args)
         summary = train(cfg, resume=True)[name]
     print_result(args.output, summary)
     return summary

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.detection_utils import read_image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..modeling.coattention import CoAttention
@@ -17,7 +18,8 @@ from ..structures import Candidate, Query, QueryPool, SamplePool, Target
 class CoAttentionLabeler:
     """Adds masks and look-alikes to the targets of a pool (Section 3.2, offline form).
 
-    Frozen maps and superpixels of a picture do not change with the stages and are kept.
+    Frozen maps (half precision) and superpixels of a picture do not change with the stages and are
+    kept.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class CoAttentionLabeler:
         self._queries = {one.id: one for one in queries}
         self._set_size = set_size
         self._superpixels: dict[str, np.ndarray] = {}
+        self._maps: dict[str, Tensor] = {}
 
     def label(self, pool: SamplePool) -> SamplePool:
         """The pool with a mask, and extras where there are any, for each target."""
@@ -51,7 +54,7 @@ class CoAttentionLabeler:
         members = one.by_confidence[: max(self._set_size - 1, len(one.confident))]
         files = [self._gallery[one.candidates[i].image_id]["file_name"] for i in members]
         files = [reference.file_name, *files]
-        maps = [self._coattention.encode(read_image(name, "RGB")) for name in files]
+        maps = [self._map(name) for name in files]
         principal = self._coattention.fit(maps[:1], maps[1:])
         labelled = self._mask(files[0], maps[0], one.reference, principal)
         candidates = list(one.candidates)
@@ -61,6 +64,11 @@ class CoAttentionLabeler:
                 target = self._mask(name, feature_map, candidate.target, principal)
                 candidates[position] = Candidate(candidate.image_id, candidate.box, target)
         return QueryPool(one.query_id, labelled, tuple(candidates))
+
+    def _map(self, file_name: str) -> Tensor:
+        if file_name not in self._maps:
+            self._maps[file_name] = self._coattention.encode(read_image(file_name, "RGB")).half()
+        return self._maps[file_name].float()
 
     def _mask(self, file_name: str, feature_map, target: Target, principal) -> Target:
         if file_name not in self._superpixels:

@@ -21,12 +21,13 @@ from .inference import evaluate_localized, localize_dataset, refined_similaritie
 from .localizer import Localizer, LocalizerSettings
 from .report import MetricRow, StageRow, build_report_queries, write_report
 from .search_stage import open_index, search_dataset
-from .summary import summarize, write_summary
-from .trainer import SpilTrainer, known_ground_truth
+from .summary import summarize
+from .trainer import SpilTrainer, known_ground_truth, stage_fingerprint
 
 logger = logging.getLogger(__name__)
 
 NUM_REPORT_QUERIES = 8
+SUMMARY = "summary.json"
 
 
 def train(cfg, resume: bool) -> dict:
@@ -37,6 +38,10 @@ def train(cfg, resume: bool) -> dict:
     Returns:
         On the main process dataset name -> summary, elsewhere {}.
     """
+    finished = _finished(cfg) if resume else None
+    if finished is not None:
+        logger.info("%s holds the finished run: nothing is left to do", cfg.OUTPUT_DIR)
+        return finished
     clock = _Clock(Path(cfg.OUTPUT_DIR) / "elapsed.json", resume)
     trainer = SpilTrainer(cfg, resume)
     trainer.train()
@@ -63,6 +68,19 @@ def train(cfg, resume: bool) -> dict:
         if other != name:
             summaries.update(evaluate(cfg, trainer.unwrapped_model, other, clock))
     comm.synchronize()
+    return summaries
+
+
+def _finished(cfg) -> dict | None:
+    """The summaries of a run of this configuration that has ended, or None."""
+    summaries = {}
+    for name in (cfg.DATASETS.TRAIN[0], *cfg.DATASETS.TEST):
+        path = Path(cfg.OUTPUT_DIR) / "inference" / name / SUMMARY
+        if not path.is_file():
+            return None
+        summaries[name] = json.loads(path.read_text())
+        if summaries[name]["fingerprint"] != stage_fingerprint(cfg):
+            return None
     return summaries
 
 
@@ -121,19 +139,21 @@ def _finish(
     final.save(folder / "final_rank_lists.npz")
     write_json_atomic(folder / "final_coco_results.json", final.to_coco_results())
     truth = known_ground_truth(gallery, queries)
-    summary: dict = {}
     results: dict = {}
+    about = {"dataset": name, "fingerprint": stage_fingerprint(cfg)}
+    summary: dict = {"seconds": clock.tick(), **about}
     if truth is not None:
         search = evaluate_rank_lists(rank_lists, truth)
         engine = cfg.SEARCH.ENGINE
         results = evaluate_localized(localized, similarities, truth, {engine: rank_lists}, folder)
         metrics = [one["metrics"] for one in stages[1:]]
-        summary = summarize(search, metrics, results, clock.tick(), {"dataset": name})
-        write_summary(folder / "summary.json", summary)
-        if is_main:
-            write_summary(Path(cfg.OUTPUT_DIR) / "summary.json", summary)
+        summary = summarize(search, metrics, results, clock.tick(), about)
     report = Path(cfg.OUTPUT_DIR) / "report.html" if stages else folder / "report.html"
     _report(cfg, report, name, gallery, queries, rank_lists, final, truth, stages, summary, results)
+    if is_main:
+        write_json_atomic(Path(cfg.OUTPUT_DIR) / SUMMARY, summary)
+    # Last: it says that this dataset is finished.
+    write_json_atomic(folder / SUMMARY, summary)
     logger.info("pictures are in %s", report)
     return summary
 
@@ -170,7 +190,7 @@ def _report(
 
 
 def _metric_rows(summary: dict, results: dict) -> list[MetricRow]:
-    if not summary:
+    if not results:
         return []
     rows = [
         MetricRow("mIoU_TP@128", 100 * summary["miou_search"], 100 * summary["miou_final"]),
@@ -187,10 +207,10 @@ def _metric_rows(summary: dict, results: dict) -> list[MetricRow]:
 def _stage_rows(summary: dict, stages: list[dict]) -> list[StageRow]:
     if not stages:
         return []
-    rows = [StageRow("search", 100 * summary["miou_search"] if summary else None)]
+    rows = [StageRow("search", 100 * summary["miou_search"] if "miou_search" in summary else None)]
     for k, stage in enumerate(stages[:-1]):
         statistics = stage["statistics"]
-        miou = 100 * summary["miou_stage"][k] if summary else None
+        miou = 100 * summary["miou_stage"][k] if "miou_stage" in summary else None
         rows.append(
             StageRow(
                 f"stage {k}",

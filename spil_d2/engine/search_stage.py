@@ -82,7 +82,7 @@ def open_index(cfg, name: str, gallery: Sequence[dict], output_dir: str | Path) 
 def _index_place(
     cfg, name: str, gallery: Sequence[dict], output_dir: str | Path
 ) -> tuple[Path, str]:
-    pictures = [(one["image_id"], one["file_name"]) for one in gallery]
+    pictures = [(one["image_id"], one["file_name"], *_stamp(one["file_name"])) for one in gallery]
     model = cfg.MODEL
     parts = {
         "search": _plain(cfg.SEARCH),

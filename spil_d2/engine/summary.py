@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ..utils.artifacts import write_json_atomic
-
 K = 128
 
 
@@ -39,8 +35,3 @@ def summarize(
         "seconds": round(seconds, 1),
         **(extra or {}),
     }
-
-
-def write_summary(path: str | Path, summary: dict) -> None:
-    """Write it whole or not at all."""
-    write_json_atomic(Path(path), summary)

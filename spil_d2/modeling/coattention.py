@@ -92,6 +92,7 @@ class CoAttention:
                 threshold=node.THRESHOLD,
                 normalize=node.NORMALIZE,
                 pca_on=node.PCA_ON,
+                weighted=node.WEIGHTED,
                 min_fill=node.MIN_FILL,
                 extras=node.EXTRAS,
                 extra_min_mean=node.EXTRA_MIN_MEAN,
@@ -149,7 +150,7 @@ class CoAttention:
         self, image_maps: Sequence[torch.Tensor], crop_maps: Sequence[torch.Tensor]
     ) -> PrincipalDirection | None:
         """What the maps (C, h, w) have in common; see `common_direction`."""
-        return common_direction(image_maps, crop_maps, self.settings.pca_on)
+        return common_direction(image_maps, crop_maps, self.settings.pca_on, self.settings.weighted)
 
     def apply(
         self,

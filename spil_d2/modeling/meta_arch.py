@@ -47,6 +47,7 @@ class QueryRCNN(nn.Module):
         query_pool: str,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        detach_query: bool,
         frozen_backbone: bool,
         bf16: bool,
     ):
@@ -58,6 +59,7 @@ class QueryRCNN(nn.Module):
             query_pooler: pools the object's box in a crop's maps.
             query_pool: "roi" averages over the object's box (D3), "full" over the whole crop.
             pixel_mean, pixel_std: of a channel, in the order of the input image.
+            detach_query: no gradient through the query branch (D28).
             frozen_backbone: run the backbone without gradients.
             bf16: run a frozen backbone, and at inference the convolutions on correlated maps, in
                 bfloat16; boxes, RoI heads and losses stay in float32.
@@ -71,6 +73,7 @@ class QueryRCNN(nn.Module):
         self.roi_heads = roi_heads
         self.query_pooler = query_pooler
         self.query_pool = query_pool
+        self.detach_query = detach_query
         self.frozen_backbone = frozen_backbone
         self.bf16 = bf16
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -95,6 +98,7 @@ class QueryRCNN(nn.Module):
             "query_pool": cfg.MODEL.QUERY.X_POOL,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "detach_query": cfg.MODEL.QUERY.DETACH,
             "frozen_backbone": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
             "bf16": cfg.MODEL.BF16 == "on",
         }
@@ -220,6 +224,8 @@ class QueryRCNN(nn.Module):
             torch.cat([one[f"{role}_crops"] for one in batched_inputs]),
             torch.cat([one[f"{role}_boxes"] for one in batched_inputs]),
         )
+        if self.detach_query:
+            vectors = vectors.detach()
         return torch.stack([part.mean(dim=0) for part in vectors.split(counts)])
 
     def _backbone_maps(self, tensor: Tensor) -> dict[str, Tensor]:

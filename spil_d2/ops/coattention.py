@@ -22,7 +22,7 @@ from .principal_direction import PrincipalDirection, location_weights, principal
 
 NORMALIZE = ("relu_max", "minmax")
 PCA_ON = ("all", "crops")
-EXTRAS = ("extra_gt", "ignore", "off")
+EXTRAS = ("extra_gt", "off")
 
 _MIN_CONTRAST = 0.1
 """Least difference of the means inside and outside the box, in standard deviations of the map."""
@@ -39,8 +39,9 @@ class CoAttentionSettings:
         threshold: a superpixel with a larger mean of the normalized indicator is selected.
         normalize: "relu_max" (max(A, 0) / max A) or "minmax" ((A - min) / (max - min)); see D18.
         pca_on: "all" finds the direction on the picture and the crops, "crops" on the crops alone.
+        weighted: every picture counts the same in the direction, or else every location (D16).
         min_fill: least share of the box that a mask fills; below it the mask is the box.
-        extras: "extra_gt" and "ignore" look for similar instances outside the box, "off" does not;
+        extras: "extra_gt" looks for similar instances outside the box, "off" does not;
             what is done with them is the training's matter.
         extra_min_mean: least mean of the normalized indicator over an extra instance.
     """
@@ -48,6 +49,7 @@ class CoAttentionSettings:
     threshold: float = 0.1
     normalize: str = "relu_max"
     pca_on: str = "all"
+    weighted: bool = True
     min_fill: float = 0.05
     extras: str = "extra_gt"
     extra_min_mean: float = 0.5
@@ -83,14 +85,18 @@ class CoAttentionResult:
 
 
 def common_direction(
-    image_maps: Sequence[torch.Tensor], crop_maps: Sequence[torch.Tensor], pca_on: str = "all"
+    image_maps: Sequence[torch.Tensor],
+    crop_maps: Sequence[torch.Tensor],
+    pca_on: str = "all",
+    weighted: bool = True,
 ) -> PrincipalDirection | None:
-    """What varies most over pictures of one instance, each counting the same.
+    """What varies most over pictures of one instance.
 
     Args:
         image_maps: maps (C, h, w) of whole pictures.
         crop_maps: maps (C, h, w) of crops around the instance.
         pca_on: "all" or "crops", which leaves `image_maps` out.
+        weighted: every picture counts the same (D16); else every location does.
 
     Returns:
         Mean and direction, or None where no map is left to find them on.
@@ -98,7 +104,8 @@ def common_direction(
     maps = [*crop_maps] if pca_on == "crops" else [*image_maps, *crop_maps]
     if not maps:
         return None
-    weights = location_weights([m.shape[1] * m.shape[2] for m in maps])
+    sizes = [m.shape[1] * m.shape[2] for m in maps]
+    weights = location_weights(sizes) if weighted else None
     return principal_direction(torch.cat([m.flatten(1).T for m in maps]), weights)
 
 

@@ -258,6 +258,7 @@ def _step(node: Any, flow: _Flow, inputs: Sequence[int]) -> list[_Flow]:
     return [_Flow(one.squeeze(1).to(dtype), one.new_ones((1,) * (one.ndim - 1))) for one in backs]
 
 
-def _call(node: Any, gradient: Tensor) -> Sequence[Tensor | None]:
+def _call(node: Any, gradient: Tensor) -> Sequence[Tensor]:
+    """Gradients of a node's inputs; None, against the type, for those that need none."""
     result = node(gradient)
     return result if isinstance(result, tuple) else (result,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..structures import Candidate, Query, QueryPool, RankList, RankLists, SamplePool, Target
+from ..structures import Box, Candidate, Query, QueryPool, RankList, RankLists, SamplePool, Target
 
 
 def initial_pool(queries: Sequence[Query], rank_lists: RankLists, top_k: int) -> SamplePool:
@@ -29,9 +29,13 @@ def initial_pool(queries: Sequence[Query], rank_lists: RankLists, top_k: int) ->
 def _support(ranked: RankList, top_k: int) -> tuple[Candidate, ...]:
     ranked = ranked.top(top_k)
     return tuple(
-        Candidate(int(image_id), tuple(map(float, box)))
-        for image_id, box in zip(ranked.image_ids, ranked.boxes)
+        Candidate(int(image_id), _box(box)) for image_id, box in zip(ranked.image_ids, ranked.boxes)
     )
+
+
+def _box(values: Sequence[float]) -> Box:
+    x0, y0, x1, y1 = map(float, values)
+    return x0, y0, x1, y1
 
 
 def select_pseudo_labels(
@@ -78,8 +82,8 @@ def _judge(
     for candidate in pool.candidates:
         box, probability = found[candidate.image_id]
         if probability > tau:
-            target = Target(tuple(box), probability)
+            target = Target(_box(box), probability)
             judged.append(Candidate(candidate.image_id, target.box, target))
         else:
-            judged.append(Candidate(candidate.image_id, tuple(searched[candidate.image_id])))
+            judged.append(Candidate(candidate.image_id, _box(searched[candidate.image_id])))
     return tuple(judged)

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class RankLists(Mapping):
     def save(self, path: str | Path) -> None:
         """Write one .npz (no pickle). Ragged lists are stored flat with `offsets` (Q + 1,)."""
         lists = self.lists
-        arrays = {
+        arrays: dict[str, Any] = {
             "query_ids": np.array([one.query_id for one in lists], np.int64),
             "offsets": np.cumsum([0, *(len(one) for one in lists)]).astype(np.int64),
             "image_ids": _concatenate([one.image_ids for one in lists], (0,), np.int64),
@@ -113,7 +114,8 @@ class RankLists(Mapping):
             ValueError: naming the file, where it is damaged or not a file of rank lists.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a file open that it opened itself and cannot read.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 data = {name: archive[name] for name in archive.files}
             bounds = data["offsets"]
             return cls(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("search") / "gallery"
     build_demo_gallery(root, num_instances=2, images_per_instance=4, num_distractors=2)
-    return load_gallery(root, "mini"), load_queries(root)
+    return load_gallery(root, "ins_mini"), load_queries(root)
 
 
 def _config(*changes):
@@ -32,7 +34,7 @@ def _config(*changes):
 
 
 def _search(cfg, dataset, output: Path) -> RankLists:
-    return search_dataset(cfg, "mini", *dataset, output)
+    return search_dataset(cfg, "ins_mini", *dataset, output)
 
 
 def test_lists_and_index_are_used_again(dataset, tmp_path, monkeypatch) -> None:
@@ -49,7 +51,7 @@ def test_lists_and_index_are_used_again(dataset, tmp_path, monkeypatch) -> None:
     for query_id in first:
         np.testing.assert_array_equal(first[query_id].image_ids, again[query_id].image_ids)
         np.testing.assert_array_equal(first[query_id].boxes, again[query_id].boxes)
-    assert len(open_index(_config(), "mini", dataset[0], tmp_path)) == len(dataset[0])
+    assert len(open_index(_config(), "ins_mini", dataset[0], tmp_path)) == len(dataset[0])
 
 
 def test_shorter_lists_need_no_new_index(dataset, tmp_path) -> None:
@@ -78,9 +80,9 @@ def test_another_engine_has_another_index(dataset, tmp_path, change: tuple) -> N
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_processes_make_the_index_of_this_one(dataset, tmp_path, num_workers: int) -> None:
     gallery, _ = dataset
-    here = open_index(_config(), "mini", gallery, tmp_path / "here")
+    here = open_index(_config(), "ins_mini", gallery, tmp_path / "here")
     there = open_index(
-        _config("SEARCH.NUM_WORKERS", num_workers), "mini", gallery, tmp_path / "there"
+        _config("SEARCH.NUM_WORKERS", num_workers), "ins_mini", gallery, tmp_path / "there"
     )
     np.testing.assert_array_equal(here.image_ids, there.image_ids)
     np.testing.assert_array_equal(here.boxes, there.boxes)
@@ -97,6 +99,32 @@ def test_given_lists_replace_the_search(dataset, tmp_path) -> None:
     given = _search(cfg, dataset, tmp_path / "unused")
     assert sorted(given) == [query.id for query in queries]
     assert not (tmp_path / "unused").exists()
+
+
+def test_given_lists_are_of_the_training_dataset(dataset, tmp_path) -> None:
+    cfg = _config("SEARCH.RANK_LISTS", str(tmp_path / "missing.npz"))
+    other = search_dataset(cfg, "ins_other", *dataset, tmp_path)
+    assert list(other) == [query.id for query in dataset[1]]
+
+
+def test_given_lists_of_another_gallery_are_refused(dataset, tmp_path) -> None:
+    gallery, queries = dataset
+    lists = _search(_config(), dataset, tmp_path / "made")
+    lists.save(tmp_path / "given.npz")
+    cfg = _config("SEARCH.RANK_LISTS", str(tmp_path / "given.npz"))
+    with pytest.raises(ValueError, match="images that the gallery does not hold"):
+        _search(cfg, (gallery[:3], queries), tmp_path)
+
+
+def test_a_changed_picture_makes_the_index_anew(dataset, tmp_path) -> None:
+    gallery, queries = dataset
+    copy = tmp_path / "picture.jpg"
+    shutil.copy(gallery[-1]["file_name"], copy)
+    gallery = [*gallery[:-1], {**gallery[-1], "file_name": str(copy)}]
+    _search(_config(), (gallery, queries), tmp_path)
+    os.utime(copy, (1, 1))
+    _search(_config(), (gallery, queries), tmp_path)
+    assert len(list((tmp_path / "index").iterdir())) == 2
 
 
 def test_given_lists_must_cover_the_queries(dataset, tmp_path) -> None:

@@ -134,7 +134,7 @@ def test_from_config() -> None:
     cfg.COATTENTION = CfgNode(
         {
             "FEATURE": "c4", "THRESHOLD": 0.2, "NORMALIZE": "minmax", "PCA_ON": "crops",
-            "MIN_FILL": 0.1, "EXTRAS": "ignore", "EXTRA_MIN_MEAN": 0.6,
+            "WEIGHTED": False, "MIN_FILL": 0.1, "EXTRAS": "off", "EXTRA_MIN_MEAN": 0.6,
             "SUPERPIXELS": {
                 "METHOD": "felzenszwalb_skimage", "SCALE": 90.0, "SIGMA": 0.7, "MIN_SIZE": 10,
                 "MIN_SIZE_FRACTION": 0.001,
@@ -142,7 +142,8 @@ def test_from_config() -> None:
         }
     )  # fmt: skip
     coattention = CoAttention(cfg, feature_extractor=BlockColours())
-    assert coattention.settings == CoAttentionSettings(0.2, "minmax", "crops", 0.1, "ignore", 0.6)
+    expected = CoAttentionSettings(0.2, "minmax", "crops", False, 0.1, "off", 0.6)
+    assert coattention.settings == expected
     assert coattention.superpixels == Superpixels("felzenszwalb_skimage", 90.0, 0.7, 10, 0.001)
     result = coattention.segment(picture_of_discs(1), BOX, crops())
     assert iou(result.mask, disc_mask(CENTERS[0])) > 0.7

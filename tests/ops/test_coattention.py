@@ -186,7 +186,7 @@ def test_rectangle_takes_pixels_by_their_centre_and_at_least_one() -> None:
     [
         ({"normalize": "max"}, "COATTENTION.NORMALIZE is 'max'.*relu_max"),
         ({"pca_on": "y"}, "COATTENTION.PCA_ON is 'y'.*crops"),
-        ({"extras": "on"}, "COATTENTION.EXTRAS is 'on'.*ignore"),
+        ({"extras": "on"}, "COATTENTION.EXTRAS is 'on'.*extra_gt"),
         ({"threshold": 1.5}, r"COATTENTION.THRESHOLD is 1.5.*\[0, 1\]"),
     ],
 )

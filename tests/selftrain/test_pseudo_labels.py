@@ -35,10 +35,10 @@ def test_stage_0_targets_are_the_users_boxes_alone() -> None:
 
 def test_boxes_above_the_threshold_become_targets_and_others_keep_the_engines_box() -> None:
     pool = initial_pool([QUERY], _lists(), top_k=3)
-    following = select_pseudo_labels(pool, _lists(), _lists([0.995, 0.5, 0.99], shift=2), 0.99)
+    following = select_pseudo_labels(pool, _lists(), _lists([0.995, 0.5, 0.75], shift=2), 0.75)
     one = following[7]
     assert following.stage == 1
-    # p must exceed tau: .99 does not.
+    # p must exceed tau: .75 does not.
     assert one.confident == (0,)
     assert one.candidates[0].target.weight == pytest.approx(0.995)
     assert one.candidates[0].box == (2, 2, 12, 12)

@@ -110,12 +110,12 @@ class DASR(PooledSearchEngine):
         at = pixels if self.stop_at == INPUT else features[self.stop_at]
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         relevance = peak_relevance(response, peaks, at, dtype=dtype)
-        boxes = self._boxes(relevance.float().sum(dim=1).relu(), size)
-        values = response.detach()[0][peaks[:, 0], peaks[:, 1]]
+        found = self._boxes(relevance.float().sum(dim=1).relu(), size)
+        peak_values = response.detach()[0][peaks[:, 0], peaks[:, 1]]
         if self.nms_variant:
-            kept = nms(boxes, values, _NMS_IOU)
-            boxes, values = boxes[kept], values[kept]
-        boxes, values = boxes.cpu().numpy(), values.cpu().numpy()
+            kept = nms(found, peak_values, _NMS_IOU)
+            found, peak_values = found[kept], peak_values[kept]
+        boxes, values = found.cpu().numpy(), peak_values.cpu().numpy()
         if self.add_whole_image:
             boxes = np.concatenate([boxes, [[0, 0, size[1], size[0]]]])
             values = np.append(values, response.detach().mean().item())
