@@ -57,7 +57,8 @@ choose_installer() {
   fi
   if [ -n "$uv" ]; then
     say "installing with uv: up to 3 minutes and 5 GB, most of it torch"
-    install=("$uv" pip install --quiet --python "$python")
+    # Without compiled bytecode every one of the worker processes would compile torch for itself.
+    install=("$uv" pip install --quiet --compile-bytecode --python "$python")
     check=("$uv" pip check --quiet --python "$python")
   else
     say "installing with pip (uv is not available or not wanted): up to 6 minutes and 5 GB, most of it torch"

@@ -44,6 +44,9 @@ def add_backbone_config(cfg: CN) -> None:
     cfg.MODEL.EFFICIENTNET.OUT_FEATURES = ["c3", "c4", "c5"]
     # Load the ImageNet weights that the registry's package ships.
     cfg.MODEL.EFFICIENTNET.PRETRAINED = True
+    # Normalization of the C4 RoI head's res5: "auto" is RESNETS.NORM where the weights hold res5,
+    # and "GN" where they do not and res5 starts at random.
+    cfg.MODEL.RESNETS.RES5_NORM = "auto"
     # DenseNet-121: path of weights with torchvision's names; "" looks beside the project.
     cfg.MODEL.DENSENET = CN()
     cfg.MODEL.DENSENET.WEIGHTS = ""

@@ -90,9 +90,10 @@ def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> d
     Returns:
         On the main process {name: summary}, elsewhere {}.
     """
-    # Beside a training run, `summary.json` and `report.html` of OUTPUT_DIR are that run's.
-    is_main = clock is None and name == cfg.DATASETS.TEST[0]
-    clock = clock or _Clock(Path(cfg.OUTPUT_DIR) / "elapsed.json", resume=False)
+    # Where a training run is or was, `summary.json` of OUTPUT_DIR is that run's.
+    trained_here = (Path(cfg.OUTPUT_DIR) / "stages").exists()
+    is_main = not trained_here and name == cfg.DATASETS.TEST[0]
+    clock = clock or _Clock(Path(cfg.OUTPUT_DIR) / f"elapsed_{name}.json", resume=False)
     gallery, queries = DatasetCatalog.get(name), get_queries(name)
     rank_lists = search_dataset(cfg, name, gallery, queries, cfg.OUTPUT_DIR)
     localizer = Localizer(model, gallery, queries, LocalizerSettings.from_config(cfg))

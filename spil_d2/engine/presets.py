@@ -16,6 +16,7 @@ def resolve_config(cfg) -> None:
 
     - MODEL.BF16 "auto": on where the CPU or GPU computes in bfloat16 natively.
     - MODEL.WEIGHTS, where it names Detectron2's R-50: a copy that lies beside the project.
+    - MODEL.RESNETS.RES5_NORM "auto": "GN" where that copy holds no res5.
     """
     model = cfg.MODEL
     if model.BF16 not in ("auto", "on", "off"):
@@ -27,6 +28,15 @@ def resolve_config(cfg) -> None:
         )
     if cfg.MODEL.WEIGHTS == RESNET_URL:
         cfg.MODEL.WEIGHTS = resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL)
+        is_c4 = cfg.MODEL.ROI_HEADS.NAME == "QueryRes5ROIHeads"
+        has_res5 = not cfg.MODEL.WEIGHTS.endswith(RESNET_SHARED)
+        if is_c4 and not has_res5 and cfg.MODEL.RESNETS.RES5_NORM == "auto":
+            # Frozen statistics around random convolutions would blow up.
+            cfg.MODEL.RESNETS.RES5_NORM = "GN"
+            logger.warning(
+                "%s holds no res5: the RoI head starts it at random, with group normalization",
+                cfg.MODEL.WEIGHTS,
+            )
 
 
 def _has_bf16(device: str) -> bool:

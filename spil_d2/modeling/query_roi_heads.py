@@ -27,6 +27,14 @@ class QueryRes5ROIHeads(Res5ROIHeads):
         )
         return arguments
 
+    @classmethod
+    def _build_res5_block(cls, cfg):
+        cfg = cfg.clone()
+        cfg.defrost()
+        if cfg.MODEL.RESNETS.RES5_NORM != "auto":
+            cfg.MODEL.RESNETS.NORM = cfg.MODEL.RESNETS.RES5_NORM
+        return super()._build_res5_block(cfg)
+
     def detect_boxes(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
