@@ -44,6 +44,7 @@ class SelfTraining:
         *,
         directory: Path,
         fingerprint: str,
+        num_stages: int,
         train_top_k: int,
         thresholds: Sequence[float],
         num_crops: int,
@@ -58,6 +59,7 @@ class SelfTraining:
             labeler: adds masks and look-alikes, or None.
             directory: `OUTPUT_DIR/stages`.
             fingerprint: of the configuration that the stages depend on.
+            num_stages: K + 1.
             train_top_k: length of the lists that training draws from.
             thresholds: τ of the stages 1, 2, ...; one more than those for the final pool.
             num_crops: n of Eq. 3.
@@ -70,6 +72,7 @@ class SelfTraining:
         self._labeler = labeler
         self._directory = directory
         self._fingerprint = fingerprint
+        self._num_stages = num_stages
         self._train_top_k = train_top_k
         self._thresholds = list(thresholds)
         self._num_crops = num_crops
@@ -123,13 +126,15 @@ class SelfTraining:
         if comm.is_main_process() and stage > 0:
             assert localized is not None
             pool = self._select(before, localized)
-        if comm.is_main_process() and self._labeler is not None:
+        # Nothing trains on the pool after the last stage: it needs neither masks nor vectors.
+        is_trained_on = stage < self._num_stages
+        if comm.is_main_process() and self._labeler is not None and is_trained_on:
             pool = self._labeler.label(pool)
         # Every process encodes its share of the crops, so all need the pool of the main one.
         pool = comm.all_gather(pool if comm.is_main_process() else None)[0]
-        vectors = (
-            self._localizer.encode_pool(pool, self._train_top_k) if self._cache_vectors else None
-        )
+        vectors = None
+        if self._cache_vectors and is_trained_on:
+            vectors = self._localizer.encode_pool(pool, self._train_top_k)
         if comm.is_main_process():
             self._publish(stage, iteration, pool, localized, vectors)
 

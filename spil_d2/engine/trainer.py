@@ -194,6 +194,7 @@ class SpilTrainer(DefaultTrainer):
             build_labeler(cfg, self.gallery, self.queries),
             directory=Path(cfg.OUTPUT_DIR) / "stages",
             fingerprint=stage_fingerprint(cfg),
+            num_stages=cfg.SPIL.NUM_STAGES,
             train_top_k=cfg.SPIL.TRAIN_TOP_K,
             thresholds=cfg.SPIL.TAU,
             num_crops=cfg.MODEL.QUERY.NUM_CROPS,

@@ -30,6 +30,8 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Nobody reads the pipe while the test waits for a file: a full one would stop the run.
+        os.dup2(2, 1)
         sys.argv = ["train_net.py", *line.split()]
         runpy.run_path("tools/train_net.py", run_name="__main__")
         sys.exit(0)

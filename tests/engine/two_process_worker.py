@@ -42,6 +42,7 @@ def run(dataset: Path, output: Path) -> None:
         None,
         directory=output / "stages",
         fingerprint="0123456789abcdef",
+        num_stages=cfg.SPIL.NUM_STAGES,
         train_top_k=cfg.SPIL.TRAIN_TOP_K,
         thresholds=cfg.SPIL.TAU,
         num_crops=cfg.MODEL.QUERY.NUM_CROPS,
