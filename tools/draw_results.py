@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the results of some queries as one picture: a row a query, search boxes and final boxes.
 
-python tools/draw_results.py output/tiny_instre_dev ins_instre_dev --queries 3 40 --output out.png
-python tools/draw_results.py output/demo output/demo/gallery --output out.png
+python tools/draw_results.py output/tiny_instre_dev ins_instre_dev --queries 3 40 --output a.jpg
+python tools/draw_results.py output/demo ins_demo_gallery --root output/demo/gallery --output a.jpg
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ def main(argv: list[str] | None = None) -> Path:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="OUTPUT_DIR of a run")
-    parser.add_argument("dataset", help="name (ins_...) or folder of the dataset it searched")
+    parser.add_argument("dataset", help="name (ins_...) of the dataset that was searched")
+    parser.add_argument("--root", type=Path, help="its folder, where the name is not registered")
     parser.add_argument("--queries", type=int, nargs="+", help="ids; by default the first three")
     parser.add_argument("--results", type=int, default=6, help="images a row")
     parser.add_argument("--output", type=Path, required=True, help="PNG or JPEG to write")
     args = parser.parse_args(argv)
-    root = Path(args.dataset) if Path(args.dataset).is_dir() else get_dataset_root(args.dataset)
+    root = args.root or get_dataset_root(args.dataset)
     gallery, queries = load_gallery(root, args.dataset), load_queries(root)
     known = {one.id: one for one in queries}
     wanted = args.queries or list(known)[:3]
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> Path:
     rows = build_report_queries(
         [known[query_id] for query_id in wanted],
         gallery,
-        _lists(args.run, "search/*/rank_lists.npz"),
-        _lists(args.run, "inference/*/final_rank_lists.npz"),
+        _lists(args.run, f"search/{args.dataset}-*/rank_lists.npz"),
+        _lists(args.run, f"inference/{args.dataset}/final_rank_lists.npz"),
         known_ground_truth(gallery, queries),
         num_entries=args.results,
     )

@@ -202,12 +202,18 @@ class QueryRCNN(nn.Module):
     ) -> dict[str, Tensor]:
         targets = [one["instances"].to(self.device) for one in batched_inputs]
         sizes = images.image_sizes
-        if "negative_crops" in batched_inputs[0] or "negative_vectors" in batched_inputs[0]:
+        paired = [
+            i
+            for i, x in enumerate(batched_inputs)
+            if {"negative_crops", "negative_vectors"} & set(x)
+        ]
+        if paired:
             # Two-way pairs: the same image once with its own kernel, once with a foreign one.
-            kernel = torch.cat([kernel, self._mean_kernels(batched_inputs, "negative")])
-            features = {name: torch.cat([y, y]) for name, y in features.items()}
-            targets = targets + [one[[]] for one in targets]
-            sizes = sizes + sizes
+            foreign = self._mean_kernels([batched_inputs[i] for i in paired], "negative")
+            kernel = torch.cat([kernel, foreign])
+            features = {name: torch.cat([y, y[paired]]) for name, y in features.items()}
+            targets = targets + [targets[i][[]] for i in paired]
+            sizes = sizes + [sizes[i] for i in paired]
         pairs, rpn_maps, roi_maps = self._correlate(features, kernel, sizes)
         proposals, rpn_losses = self.proposal_generator(pairs, rpn_maps, targets)
         _, roi_losses = self.roi_heads(pairs, roi_maps, proposals, targets)

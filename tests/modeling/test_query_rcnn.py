@@ -87,6 +87,22 @@ def test_training_losses_are_finite_and_reach_every_trained_parameter(preset, ne
     assert not without, f"no gradient for {without[:5]}"
 
 
+def test_items_without_a_foreign_query_go_into_one_batch_with_others(preset) -> None:
+    cfg, model = preset
+    model.train()
+    items = [_item(0, cfg.MODEL.MASK_ON, negative=False), _item(1, cfg.MODEL.MASK_ON)]
+    seen = []
+    handle = model.proposal_generator.register_forward_pre_hook(
+        lambda _, given: seen.append([len(one) for one in given[2]])
+    )
+    with EventStorage():
+        losses = model(items)
+    handle.remove()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # Two images with their own kernels, and the second once more with a foreign one.
+    assert seen == [[1, 1, 0]]
+
+
 def test_null_ground_truth_alone_trains_classification_only(preset) -> None:
     cfg, model = preset
     model.train()
