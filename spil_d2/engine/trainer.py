@@ -49,7 +49,8 @@ class SpilTrainer(DefaultTrainer):
         """
         Args:
             cfg: frozen; DATASETS.TRAIN names one `ins_*` dataset.
-            resume: go on in OUTPUT_DIR; else the stages of an earlier run there are removed.
+            resume: go on in OUTPUT_DIR; else stages and results of an earlier run there are
+                removed.
         """
         _check(cfg)
         super().__init__(cfg)
@@ -303,11 +304,12 @@ def _check(cfg) -> None:
 
 
 def _forget_earlier_run(cfg) -> None:
-    folder = Path(cfg.OUTPUT_DIR) / "stages"
+    output = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        if folder.exists():
-            logger.warning("removing the stages of an earlier run in %s (no --resume)", folder)
-            shutil.rmtree(folder)
-        # Else --resume would take up the earlier run if this one dies before its first checkpoint.
-        (folder.parent / "last_checkpoint").unlink(missing_ok=True)
+        # Else --resume would take up the earlier run, or its results, if this one dies early.
+        for folder in (output / "stages", output / "inference"):
+            if folder.exists():
+                logger.warning("removing %s of an earlier run (no --resume)", folder)
+                shutil.rmtree(folder)
+        (output / "last_checkpoint").unlink(missing_ok=True)
     comm.synchronize()

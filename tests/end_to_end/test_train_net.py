@@ -118,6 +118,8 @@ def test_starting_anew_forgets_the_earlier_run(
         train_net(output)
     assert [path.name for path in (output / "stages").iterdir()] == ["00"]
     assert not (output / "last_checkpoint").exists()
+    with pytest.raises(KeyboardInterrupt):
+        train_net(output, "--resume")
 
 
 def test_an_output_folder_in_use_is_refused(train_net, tmp_path) -> None:
