@@ -21,8 +21,18 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_stage_config(cfg)
     add_coattention_config(cfg)
     add_augmentation_config(cfg)
+    add_test_config(cfg)
     # "SGD" (Detectron2's, the paper's) or "AdamW" (fewer iterations for heads from scratch).
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Parts in which a process's share of IMS_PER_BATCH goes through the model, one optimizer step
+    # for all of them; a divisor of that share. 1: at once.
+    cfg.SOLVER.ACCUMULATE = 1
+
+
+def add_test_config(cfg: CN) -> None:
+    # "none", or "grabcut": the final boxes with p > the last TAU are moved to the borders of what
+    # they hold (see SPIL.REFINE_BOXES). The metrics of each stage are of the localizer's own boxes.
+    cfg.TEST.REFINE_BOXES = "none"
 
 
 def add_augmentation_config(cfg: CN) -> None:
@@ -100,7 +110,8 @@ def add_query_config(cfg: CN) -> None:
 
 def add_search_config(cfg: CN) -> None:
     cfg.SEARCH = CN()
-    # In SEARCH_ENGINE_REGISTRY: "DASR", "Grid".
+    # In SEARCH_ENGINE_REGISTRY: "DASR", "Grid", "GlobalPool" (SPoC, GeM, MAC, uCroW), "CroW",
+    # "RMAC", "CAM", "Detector", "ViT".
     cfg.SEARCH.ENGINE = "DASR"
     # M: length of the rank lists that are evaluated and localized.
     cfg.SEARCH.TOP_K = 128
@@ -117,7 +128,7 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.BACKBONE = ""
     # Maps whose pooled vectors, each of unit length, describe a region together.
     cfg.SEARCH.DESCRIPTOR_LAYERS = ["res5"]
-    # "mean" or "gem", for each of them.
+    # "mean", "gem", "max", "spoc" or "crow", for each of them.
     cfg.SEARCH.POOLINGS = ["mean"]
     # Share of each of them in the cosine similarity; they sum to 1.
     cfg.SEARCH.LAYER_WEIGHTS = [1.0]
@@ -140,6 +151,60 @@ def add_search_config(cfg: CN) -> None:
     # One more region: the whole picture.
     cfg.SEARCH.DASR.ADD_WHOLE_IMAGE = False
 
+    # Windows of Grid and ViT beside the whole picture: side as a fraction, windows per axis.
+    cfg.SEARCH.GRID = CN()
+    cfg.SEARCH.GRID.SCALES = [[2 / 3, 3], [1 / 2, 3]]
+    # R-MAC's approximate max-pooling localization: alpha of the generalized mean, step of the
+    # grid of windows in cells, largest factor between the aspect ratios of query and window, cells
+    # that a side moves by in one step of the refinement, rounds of it.
+    cfg.SEARCH.RMAC = CN()
+    cfg.SEARCH.RMAC.ALPHA = 10.0
+    cfg.SEARCH.RMAC.STEP = 3
+    cfg.SEARCH.RMAC.MAX_ASPECT_CHANGE = 1.1
+    cfg.SEARCH.RMAC.REACH = 3
+    cfg.SEARCH.RMAC.ROUNDS = 5
+    # CAM pools the map that its backbone's classifier is for, whatever DESCRIPTOR_LAYERS says.
+    cfg.SEARCH.CAM = CN()
+    # N_c: likeliest classes whose vectors are summed.
+    cfg.SEARCH.CAM.NUM_CLASSES = 64
+    # Likeliest classes of the query whose activation maps give the boxes.
+    cfg.SEARCH.CAM.NUM_LOCALIZING_CLASSES = 2
+    cfg.SEARCH.DETECTOR = CN()
+    # A Detectron2 configuration: path, or name in the model zoo.
+    cfg.SEARCH.DETECTOR.CONFIG_FILE = ""
+    # Path or address; "" is that configuration's own.
+    cfg.SEARCH.DETECTOR.WEIGHTS = ""
+    # Describe by the detector's own backbone (DESCRIPTOR_LAYERS are its features then) instead of
+    # SEARCH.BACKBONE.
+    cfg.SEARCH.DETECTOR.OWN_FEATURES = False
+    cfg.SEARCH.DETECTOR.SCORE_THRESHOLD = 0.05
+    # Best detections of a picture; the whole picture is one more region.
+    cfg.SEARCH.DETECTOR.MAX_REGIONS = 20
+    # Pool over the masks instead of the boxes.
+    cfg.SEARCH.DETECTOR.MASKS = False
+    cfg.SEARCH.VIT = CN()
+    # Name of a vision transformer in timm.
+    cfg.SEARCH.VIT.MODEL = "vit_small_patch14_dinov2.lvd142m"
+    # Path of its checkpoint; "" downloads timm's.
+    cfg.SEARCH.VIT.WEIGHTS = ""
+    # Of the patch tokens, as in POOLINGS.
+    cfg.SEARCH.VIT.POOLING = "mean"
+    # Query expansion: the query averaged with the first regions it finds, each weighted by its
+    # similarity to the power of ALPHA (0: average QE).
+    cfg.SEARCH.QE = CN()
+    cfg.SEARCH.QE.ENABLED = False
+    cfg.SEARCH.QE.NUM_REGIONS = 2
+    cfg.SEARCH.QE.ALPHA = 0.0
+    # k-reciprocal re-ranking of the first SHORTLIST images. The published k1 = 20 and k2 = 6 suit
+    # instances of dozens of images.
+    cfg.SEARCH.KRECIPROCAL = CN()
+    cfg.SEARCH.KRECIPROCAL.ENABLED = False
+    cfg.SEARCH.KRECIPROCAL.SHORTLIST = 128
+    cfg.SEARCH.KRECIPROCAL.K1 = 10
+    cfg.SEARCH.KRECIPROCAL.K2 = 3
+    # lambda: share of the original distance.
+    cfg.SEARCH.KRECIPROCAL.WEIGHT = 0.3
+
 
 def add_stage_config(cfg: CN) -> None:
     # Self-paced training (SPIL, Section 3.3 and Algorithm 1).
@@ -155,6 +220,18 @@ def add_stage_config(cfg: CN) -> None:
     cfg.SPIL.TAU = [0.99, 0.89, 0.79, 0.69]
     # Length of the list that training draws from. The paper's is 128, of which most must be true.
     cfg.SPIL.TRAIN_TOP_K = 128
+    # Weights that each later stage starts from (D13): "continue" (the last stage's) or "restart"
+    # (the run's initial ones, kept in model_initial.pth). The optimizer is a fresh one either way.
+    cfg.SPIL.STAGE_INIT = "continue"
+    # V after an update (D12): "two_views" (kernels and co-attention sets of all candidates, the
+    # confident ones first) or "confident_only" (of those alone, where a query has one at least).
+    cfg.SPIL.V_POLICY = "two_views"
+    # Length of the lists that are localized after each stage but the last; -1 is all of them, by
+    # which each stage is judged where ground truth exists; TRAIN_TOP_K is enough to train.
+    cfg.SPIL.STAGE_TOP_K = -1
+    # "none" (the paper), or "grabcut": pseudo boxes are moved to the borders of what they hold by
+    # the colours of their pictures, which the localizer that made them has not learned from.
+    cfg.SPIL.REFINE_BOXES = "none"
     # How often Y is a confident candidate instead of the query (D11); -1: uniformly one of the
     # query and the confident crops.
     cfg.SPIL.SWAP_PROB = -1.0
@@ -171,11 +248,16 @@ def add_stage_config(cfg: CN) -> None:
 
 
 def add_coattention_config(cfg: CN) -> None:
-    # Pseudo masks (SPIL, Section 3.2), offline: one principal direction a query and stage.
+    # Pseudo masks (SPIL, Section 3.2), made offline when a stage begins.
     cfg.COATTENTION = CN()
     cfg.COATTENTION.ENABLED = False
     # Map of the frozen backbone (D15).
     cfg.COATTENTION.FEATURE = "res5"
+    # A finer map, gated by the positive region of FEATURE (DDT+), or "" for none (D15).
+    cfg.COATTENTION.FINE_FEATURE = ""
+    # Co-attention set (D15): "pool" (one for a query: its picture and its confident ones, filled up
+    # to NUM_CROPS by rank) or "pair" (one for each target: its picture and NUM_CROPS best crops).
+    cfg.COATTENTION.SET = "pool"
     # A superpixel with a larger mean of the normalized indicator is selected (D19).
     cfg.COATTENTION.THRESHOLD = 0.1
     # "relu_max" or "minmax" (D18).
@@ -186,7 +268,8 @@ def add_coattention_config(cfg: CN) -> None:
     cfg.COATTENTION.WEIGHTED = True
     # A mask that fills less of the box gives way to the box (D19).
     cfg.COATTENTION.MIN_FILL = 0.05
-    # Look-alikes outside the box (D20): "extra_gt" or "off".
+    # Look-alikes outside the box (D20): "extra_gt" (positives), "ignore" (no anchor or RoI that
+    # lies in one by more than half is background) or "off" (background).
     cfg.COATTENTION.EXTRAS = "extra_gt"
     # Least mean of the indicator over a look-alike.
     cfg.COATTENTION.EXTRA_MIN_MEAN = 0.5

@@ -3,6 +3,7 @@
 
     python tools/ablation.py --config-file configs/SPIL/tiny_instre_dev.yaml SOLVER.MAX_ITER 600
 
+SPIL.STAGE_TOP_K with the value of SPIL.TRAIN_TOP_K judges the last stage alone, in far less time.
 Each row trains in OUTPUT_DIR/NAME and goes on where it was interrupted; the table is printed and
 written to OUTPUT_DIR/ablation.json and ablation.md.
 """
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict:
 def _table(summaries: dict[str, dict]) -> str:
     rows = []
     for row, one in summaries.items():
-        stages = [f"{100 * miou:.1f}" for miou in one["miou_stage"]]
+        stages = ["" if miou is None else f"{100 * miou:.1f}" for miou in one["miou_stage"]]
         rows.append([row, f"{100 * one['miou_search']:.1f}", *stages, f"{one['seconds']:.0f}"])
     stages = max(len(one["miou_stage"]) for one in summaries.values())
     header = ["", "search", *(f"stage {k}" for k in range(stages)), "seconds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -24,7 +25,8 @@ class PairMapper:
     """Reads and augments the pictures of a pair.
 
     1. Y is read, augmented and becomes "image" with "instances": the target's box, then the
-       look-alikes, each with `gt_weights`, `gt_classes` = 0 and `gt_masks`.
+       look-alikes, each with `gt_weights`, `gt_classes` = 0 and `gt_masks`. Look-alikes that are
+       to be ignored become "ignore_boxes" (E, 4) instead, in pixels of "image".
     2. The support crops become "query_crops" with "query_boxes", or, where a table of vectors is
        given, "query_vectors"; the foreign query's likewise with "negative_".
     """
@@ -41,6 +43,7 @@ class PairMapper:
         masks: bool,
         vectors: VectorTable | None = None,
         flip_probability: float = 0.5,
+        ignore_extras: bool = False,
     ):
         """
         Args:
@@ -53,6 +56,7 @@ class PairMapper:
             masks: give `gt_masks`; where a target has none, its box.
             vectors: object vectors of the frozen backbone instead of crops.
             flip_probability: Y and the crops are mirrored together this often.
+            ignore_extras: look-alikes are ignore regions instead of positives (D20).
         """
         self._pool = pool
         self._gallery = gallery
@@ -63,6 +67,7 @@ class PairMapper:
         self._masks = masks
         self._vectors = vectors
         self._flip_probability = flip_probability
+        self._ignore_extras = ignore_extras
 
     def __call__(self, pair: Pair, rng: np.random.Generator) -> dict:
         """The training item; the same pair and generator state give the same item."""
@@ -97,24 +102,19 @@ class PairMapper:
         target = self._target_of(pair)
         image = read_image(file_name, self._format)
         boxes = np.array([target.box, *(box for box, _ in target.extras)], dtype=np.float64)
-        weights = [target.weight, *(weight for _, weight in target.extras)]
         augmentations = copy.copy(self._augmentations)
         if flip:
             augmentations.append(T.RandomFlip(prob=1.0))
         inputs = T.AugInput(image, boxes=boxes)
         transforms = T.AugmentationList(augmentations)(inputs)
+        moved = Boxes(torch.as_tensor(inputs.boxes, dtype=torch.float32))
+        moved.clip(inputs.image.shape[:2])
+        positives = replace(target, extras=()) if self._ignore_extras else target
         instances = Instances(inputs.image.shape[:2])
-        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes, dtype=torch.float32))
-        instances.gt_boxes.clip(instances.image_size)
-        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
-        instances.gt_weights = torch.tensor(weights, dtype=torch.float32)
-        if self._masks:
-            masks = [_decode(target, image.shape[:2])]
-            masks += [_rectangle(box, image.shape[:2]) for box, _ in target.extras]
-            moved = [transforms.apply_segmentation(mask) for mask in masks]
-            instances.gt_masks = BitMasks(torch.from_numpy(np.stack(moved).astype(bool)))
+        instances.gt_boxes = moved[: 1 + len(positives.extras)]
+        self._add_labels(instances, positives, image.shape[:2], transforms)
         pixels = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
-        return {
+        item = {
             "file_name": file_name,
             "query_id": pair.query_id,
             "height": image.shape[0],
@@ -122,6 +122,21 @@ class PairMapper:
             "image": torch.from_numpy(pixels),
             "instances": instances,
         }
+        if self._ignore_extras:
+            item["ignore_boxes"] = moved.tensor[1:]
+        return item
+
+    def _add_labels(
+        self, instances: Instances, target: Target, size: tuple[int, int], transforms: T.Transform
+    ) -> None:
+        """Classes, weights and masks of a target and its look-alikes in a picture (H, W)."""
+        weights = [target.weight, *(weight for _, weight in target.extras)]
+        instances.gt_classes = torch.zeros(len(weights), dtype=torch.int64)
+        instances.gt_weights = torch.tensor(weights, dtype=torch.float32)
+        if self._masks:
+            masks = [_decode(target, size), *(_rectangle(box, size) for box, _ in target.extras)]
+            moved = [transforms.apply_segmentation(mask) for mask in masks]
+            instances.gt_masks = BitMasks(torch.from_numpy(np.stack(moved).astype(bool)))
 
     def _map_support(
         self, role: str, query_id: int, positions: Sequence[int], flip: bool

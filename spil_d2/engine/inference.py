@@ -18,7 +18,7 @@ from ..evaluation import GroundTruth, InstanceSearchEvaluator
 from ..retrieval import RegionIndex, SearchEngine
 from ..retrieval.search import embed_queries, read_rgb
 from ..selftrain.pseudo_labels import initial_pool, select_pseudo_labels
-from ..structures import Query, RankList, RankLists
+from ..structures import Query, RankList, RankLists, SamplePool
 from .localizer import Localizer
 from .plots import plot_recall_iou
 
@@ -33,7 +33,7 @@ def localize_dataset(
     train_top_k: int,
     num_crops: int,
     tau: float,
-) -> RankLists | None:
+) -> tuple[RankLists | None, SamplePool]:
     """Localize a dataset that the stages did not run on (inductive use, D21).
 
     A first pass over the head of each list finds confident boxes; the second pass takes its
@@ -47,7 +47,8 @@ def localize_dataset(
         tau: probability above which a box counts as confident.
 
     Returns:
-        The lists with the localizer's boxes on the main process, else None.
+        The lists with the localizer's boxes on the main process, else None; and the pool that the
+        second pass took its kernels from.
     """
     pool = initial_pool(queries, rank_lists, train_top_k)
     vectors = localizer.encode_pool(pool, num_crops)
@@ -56,7 +57,7 @@ def localize_dataset(
         pool = select_pseudo_labels(pool, rank_lists, head, tau)
     pool = comm.all_gather(pool)[0]
     vectors = localizer.encode_pool(pool, num_crops)
-    return localizer.localize(rank_lists, pool, vectors, "second pass")
+    return localizer.localize(rank_lists, pool, vectors, "second pass"), pool
 
 
 def refined_similarities(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from detectron2.evaluation import inference_context
+from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor
@@ -18,9 +19,15 @@ from ..data.crops import CropGeometry
 from ..data.gallery_loader import GalleryDataset, build_gallery_loader
 from ..data.pair_mapper import VectorTable, read_crops
 from ..modeling import QueryRCNN
-from ..structures import QUERY, Query, QueryPool, RankList, RankLists, SamplePool
+from ..structures import QUERY, Box, Query, QueryPool, RankList, RankLists, SamplePool
+from ..structures.sample_pool import check_v_policy
 
 KERNELS = ("leave_one_out", "query_only", "top5")
+Place = tuple[str, Box]
+"""A file and an XYXY_ABS box in its pixels."""
+Masks = dict[tuple[int, int], np.ndarray]
+"""(query id, image id) -> (H, W) bool, of the stored image's size."""
+
 _CROP_BATCH = 32
 _QUERY_BATCH = 16
 
@@ -37,6 +44,7 @@ class LocalizerSettings:
         min_size, max_size: gallery pictures are resized to these, in pixels.
         image_format: channel order of the model.
         num_workers: decoding gallery pictures.
+        v_policy: whose crops kernels are made of (D12).
     """
 
     crop: CropGeometry
@@ -46,8 +54,10 @@ class LocalizerSettings:
     max_size: int
     image_format: str
     num_workers: int
+    v_policy: str = "two_views"
 
     def __post_init__(self) -> None:
+        check_v_policy(self.v_policy)
         if self.kernel not in KERNELS:
             raise ValueError(f"TEST_KERNEL {self.kernel!r} is none of {KERNELS}")
 
@@ -62,6 +72,7 @@ class LocalizerSettings:
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             image_format=cfg.INPUT.FORMAT,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+            v_policy=cfg.SPIL.V_POLICY,
         )
 
 
@@ -99,6 +110,15 @@ class Localizer:
             num_candidates: how many of each query, confident ones first.
             progress: show a bar.
         """
+        places = self._places(pool, num_candidates)
+        mine = list(places.items())[comm.get_rank() :: comm.get_world_size()]
+        merged: dict[tuple[int, int], Tensor] = {}
+        for part in comm.all_gather(self._encode(dict(mine), progress)):
+            merged.update(part)
+        return merged
+
+    def _places(self, pool: SamplePool, num_candidates: int) -> dict[tuple[int, int], Place]:
+        """File and box of the crops of `encode_pool`."""
         places = {}
         for one in pool.queries:
             reference = self._queries[one.query_id].primary
@@ -107,7 +127,13 @@ class Localizer:
                 candidate = one.candidates[position]
                 file_name = self._gallery[candidate.image_id]["file_name"]
                 places[one.query_id, position] = (file_name, candidate.box)
-        keys = list(places)[comm.get_rank() :: comm.get_world_size()]
+        return places
+
+    def _encode(
+        self, places: Mapping[tuple[int, int], Place], progress: bool
+    ) -> dict[tuple[int, int], Tensor]:
+        """Object vectors of crops, on this process alone."""
+        keys = list(places)
         table: dict[tuple[int, int], Tensor] = {}
         with inference_context(self._model), torch.no_grad():
             for start in tqdm(
@@ -119,10 +145,7 @@ class Localizer:
                 )
                 vectors = self._model.encode_query(crops, boxes).cpu()
                 table.update(zip(batch, vectors))
-        merged: dict[tuple[int, int], Tensor] = {}
-        for part in comm.all_gather(table):
-            merged.update(part)
-        return merged
+        return table
 
     def localize(
         self,
@@ -149,16 +172,10 @@ class Localizer:
             for image_id in one.image_ids.tolist():
                 wanted[image_id].append(one.query_id)
         mine = sorted(wanted)[comm.get_rank() :: comm.get_world_size()]
-        settings = self._settings
-        dataset = GalleryDataset(
-            [self._gallery[i] for i in mine],
-            settings.min_size,
-            settings.max_size,
-            settings.image_format,
-        )
+        dataset = self._dataset(mine)
         found: dict[tuple[int, int], tuple[list[float], float]] = {}
         with inference_context(self._model), torch.no_grad():
-            loader = build_gallery_loader(dataset, settings.num_workers)
+            loader = build_gallery_loader(dataset, self._settings.num_workers)
             for item in tqdm(loader, label, disable=not comm.is_main_process()):
                 image_id = int(item["image_id"])
                 query_ids = wanted[image_id]
@@ -172,6 +189,58 @@ class Localizer:
             return None
         merged = {key: value for part in gathered for key, value in part.items()}
         return RankLists(tuple(_replace_boxes(one, merged) for one in rank_lists.lists))
+
+    def segment(self, localized: RankLists, pool: SamplePool) -> Masks:
+        """Masks of boxes that `localize` has found, on this process alone.
+
+        Args:
+            localized: those boxes; one for each mask that is wanted.
+            pool: V that they were localized with.
+
+        Returns:
+            None at all without a mask head, and none of images without a detection.
+        """
+        if not self._model.has_masks:
+            return {}
+        shown = replace(pool, queries=tuple(pool[one.query_id] for one in localized.lists))
+        vectors = self._encode(self._places(shown, self._settings.num_crops), progress=False)
+        wanted: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for one in localized.lists:
+            assert one.probabilities is not None, "a localized list carries probabilities"
+            for image_id, box, p in zip(one.image_ids.tolist(), one.boxes, one.probabilities):
+                if p > 0:
+                    wanted[image_id].append((one.query_id, box))
+        masks = {}
+        with inference_context(self._model), torch.no_grad():
+            for item in tqdm(build_gallery_loader(self._dataset(list(wanted)), 0), "masks"):
+                image_id = int(item["image_id"])
+                query_ids = [query_id for query_id, _ in wanted[image_id]]
+                kernels = torch.stack([self._kernel(pool[q], image_id, vectors) for q in query_ids])
+                boxes = torch.from_numpy(np.stack([box for _, box in wanted[image_id]]))
+                for query_id, mask in zip(query_ids, self._segment(item, kernels, boxes)):
+                    masks[query_id, image_id] = mask
+        return masks
+
+    def _segment(self, item: dict, kernels: Tensor, boxes: Tensor) -> np.ndarray:
+        """(Q, H, W) bool masks of boxes (Q, 4), both in pixels of the stored image."""
+        model = self._model
+        images = model.preprocess([item["image"]])
+        height, width = images.image_sizes[0]
+        scaled = boxes * boxes.new_tensor([width / item["width"], height / item["height"]] * 2)
+        soft = model.segment(
+            model.encode_gallery(images), kernels.to(model.device), scaled, images.image_sizes
+        )
+        masks = paste_masks_in_image(soft.cpu(), boxes, (item["height"], item["width"]))
+        return masks.numpy()
+
+    def _dataset(self, image_ids: Sequence[int]) -> GalleryDataset:
+        settings = self._settings
+        return GalleryDataset(
+            [self._gallery[i] for i in image_ids],
+            settings.min_size,
+            settings.max_size,
+            settings.image_format,
+        )
 
     def _detect(self, item: dict, kernels: Tensor) -> list[Instances]:
         """One Instances a kernel, in pixels of the stored image; the picture is encoded once."""
@@ -192,7 +261,7 @@ class Localizer:
         settings = self._settings
         others = [
             i
-            for i in one.by_confidence
+            for i in one.support_view(settings.v_policy)
             if settings.kernel == "top5" or one.candidates[i].image_id != image_id
         ]
         rows = [QUERY]

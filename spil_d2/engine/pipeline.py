@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog
@@ -17,9 +17,17 @@ from ..modeling import QueryRCNN
 from ..retrieval import build_search_engine
 from ..structures import Query, RankLists
 from ..utils.artifacts import write_json_atomic
+from .box_refinement import build_refiner
 from .inference import evaluate_localized, localize_dataset, refined_similarities, rerank
-from .localizer import Localizer, LocalizerSettings
-from .report import MetricRow, StageRow, build_report_queries, write_report
+from .localizer import Localizer, LocalizerSettings, Masks
+from .report import (
+    NUM_RESULTS,
+    MetricRow,
+    ReportQuery,
+    StageRow,
+    build_report_queries,
+    write_report,
+)
 from .search_stage import open_index, search_dataset
 from .summary import summarize
 from .trainer import SpilTrainer, known_ground_truth, stage_fingerprint
@@ -50,6 +58,13 @@ def train(cfg, resume: bool) -> dict:
     training = trainer.self_training
     num_stages = trainer.plan.num_stages
     summaries = {}
+    localizer = Localizer(
+        trainer.unwrapped_model,
+        trainer.gallery,
+        trainer.queries,
+        LocalizerSettings.from_config(cfg),
+    )
+    pool = training.pool(num_stages - 1, trainer.plan.max_iter)
     if comm.is_main_process():
         stages = [training.manifest(k) for k in range(num_stages + 1)]
         localized = training.localized(num_stages)
@@ -62,6 +77,7 @@ def train(cfg, resume: bool) -> dict:
             localized,
             stages,
             clock,
+            segment=lambda shown: localizer.segment(shown, pool),
             is_main=True,
         )
     for other in cfg.DATASETS.TEST:
@@ -97,7 +113,7 @@ def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> d
     gallery, queries = DatasetCatalog.get(name), get_queries(name)
     rank_lists = search_dataset(cfg, name, gallery, queries, cfg.OUTPUT_DIR)
     localizer = Localizer(model, gallery, queries, LocalizerSettings.from_config(cfg))
-    localized = localize_dataset(
+    localized, pool = localize_dataset(
         localizer,
         queries,
         rank_lists,
@@ -109,7 +125,16 @@ def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> d
         return {}
     assert localized is not None
     summary = _finish(
-        cfg, name, gallery, queries, rank_lists, localized, [], clock, is_main=is_main
+        cfg,
+        name,
+        gallery,
+        queries,
+        rank_lists,
+        localized,
+        [],
+        clock,
+        segment=lambda shown: localizer.segment(shown, pool),
+        is_main=is_main,
     )
     return {name: summary}
 
@@ -124,11 +149,15 @@ def _finish(
     stages: list[dict],
     clock: _Clock,
     *,
+    segment: Callable[[RankLists], Masks],
     is_main: bool,
 ) -> dict:
-    """Re-rank, evaluate, draw; on the main process only."""
+    """Refine, re-rank, evaluate, draw; on the main process only."""
     folder = Path(cfg.OUTPUT_DIR) / "inference" / name
     folder.mkdir(parents=True, exist_ok=True)
+    refiner = build_refiner(cfg.TEST.REFINE_BOXES, gallery)
+    if refiner is not None:
+        localized = refiner.refine_lists(localized, cfg.SPIL.TAU[cfg.SPIL.NUM_STAGES - 1])
     similarities = None
     final = localized
     if cfg.SEARCH.RERANK:
@@ -147,10 +176,19 @@ def _finish(
         search = evaluate_rank_lists(rank_lists, truth)
         engine = cfg.SEARCH.ENGINE
         results = evaluate_localized(localized, similarities, truth, {engine: rank_lists}, folder)
-        metrics = [one["metrics"] for one in stages[1:]]
+        metrics = [one.get("metrics") for one in stages[1:]]
         summary = summarize(search, metrics, results, clock.tick(), about)
     report = Path(cfg.OUTPUT_DIR) / "report.html" if stages else folder / "report.html"
-    _report(cfg, report, name, gallery, queries, rank_lists, final, truth, stages, summary, results)
+    write_report(
+        report,
+        f"Instance search in {name}",
+        _metric_rows(summary, results),
+        _stage_rows(summary, stages),
+        None if truth is None else folder / "recall_iou.png",
+        _pictures(queries, gallery, rank_lists, final, truth, segment),
+        subtitle=f"{cfg.SEARCH.ENGINE}, then {cfg.MODEL.META_ARCHITECTURE}; "
+        f"{len(gallery)} images, {len(queries)} queries",
+    )
     if is_main:
         write_json_atomic(Path(cfg.OUTPUT_DIR) / SUMMARY, summary)
     # Last: it says that this dataset is finished.
@@ -159,35 +197,20 @@ def _finish(
     return summary
 
 
-def _report(
-    cfg,
-    path: Path,
-    name: str,
-    gallery: list[dict],
+def _pictures(
     queries: Sequence[Query],
+    gallery: list[dict],
     rank_lists: RankLists,
     final: RankLists,
     truth: GroundTruth | None,
-    stages: list[dict],
-    summary: dict,
-    results: dict,
-) -> None:
+    segment: Callable[[RankLists], Masks],
+) -> list[ReportQuery]:
+    """Some queries' results, those that the report draws first with masks."""
     shown = queries[:: max(1, len(queries) // NUM_REPORT_QUERIES)][:NUM_REPORT_QUERIES]
-    curves = (
-        path.parent / "inference" / name / "recall_iou.png"
-        if stages
-        else path.parent / "recall_iou.png"
-    )
-    write_report(
-        path,
-        f"Instance search in {name}",
-        _metric_rows(summary, results),
-        _stage_rows(summary, stages),
-        curves if truth is not None else None,
-        build_report_queries(shown, gallery, rank_lists, final, truth),
-        subtitle=f"{cfg.SEARCH.ENGINE}, then {cfg.MODEL.META_ARCHITECTURE}; "
-        f"{len(gallery)} images, {len(queries)} queries",
-    )
+    # A query's own images may be in its list and are not in the report.
+    drawn = [final[one.id].top(NUM_RESULTS + len(one.own_image_ids)) for one in shown]
+    masks = segment(RankLists(tuple(drawn)))
+    return build_report_queries(shown, gallery, rank_lists, final, truth, masks=masks)
 
 
 def _metric_rows(summary: dict, results: dict) -> list[MetricRow]:
@@ -211,11 +234,11 @@ def _stage_rows(summary: dict, stages: list[dict]) -> list[StageRow]:
     rows = [StageRow("search", 100 * summary["miou_search"] if "miou_search" in summary else None)]
     for k, stage in enumerate(stages[:-1]):
         statistics = stage["statistics"]
-        miou = 100 * summary["miou_stage"][k] if "miou_stage" in summary else None
+        miou = summary["miou_stage"][k] if "miou_stage" in summary else None
         rows.append(
             StageRow(
                 f"stage {k}",
-                miou,
+                None if miou is None else 100 * miou,
                 statistics["kept"],
                 statistics["total"],
                 statistics["mean_weight"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL_SIDE = 320
 _JPEG_QUALITY = 82
+
+NUM_RESULTS = 8
+"""Results that a report draws of each query."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def build_report_queries(
     final_lists: RankLists,
     ground_truth: GroundTruth | None = None,
     num_entries: int = 128,
+    masks: Mapping[tuple[int, int], np.ndarray] | None = None,
 ) -> list[ReportQuery]:
     """Put the results of a search and of a localizer side by side.
 
@@ -133,6 +137,7 @@ def build_report_queries(
             out.
         ground_truth: where it is known.
         num_entries: images of a query to take.
+        masks: (query id, image id) -> (H, W) bool mask of the final box, where there is one.
 
     Raises:
         KeyError: for a query without a list, or an image that the gallery does not hold.
@@ -156,6 +161,7 @@ def build_report_queries(
                     gt_boxes=() if truth is None else _as_boxes(truth.get(image_id)),
                     is_relevant=None if truth is None else image_id in truth,
                     probability=_at(final.probabilities, i),
+                    mask=None if masks is None else masks.get((query.id, image_id)),
                 )
             )
         found.append(ReportQuery(query, entries[:num_entries]))
@@ -189,7 +195,7 @@ def write_report(
     queries: Sequence[ReportQuery] = (),
     *,
     subtitle: str = "",
-    num_results: int = 8,
+    num_results: int = NUM_RESULTS,
     num_failures: int = 8,
 ) -> None:
     """Write a self-contained HTML report; pictures are embedded as JPEG thumbnails.

@@ -17,6 +17,7 @@ from ..evaluation import GroundTruth, evaluate_rank_lists
 from ..selftrain.pseudo_labels import initial_pool, select_pseudo_labels
 from ..structures import Query, RankLists, SamplePool
 from ..utils.artifacts import check_fingerprint, is_published, publish_directory, read_manifest
+from .box_refinement import BoxRefiner
 from .coattention_labels import CoAttentionLabeler
 from .localizer import Localizer
 from .pool_statistics import pool_statistics
@@ -40,12 +41,14 @@ class SelfTraining:
         rank_lists: RankLists,
         queries: Sequence[Query],
         ground_truth: GroundTruth | None,
+        refiner: BoxRefiner | None,
         labeler: CoAttentionLabeler | None,
         *,
         directory: Path,
         fingerprint: str,
         num_stages: int,
         train_top_k: int,
+        stage_top_k: int,
         thresholds: Sequence[float],
         num_crops: int,
         cache_vectors: bool,
@@ -53,14 +56,17 @@ class SelfTraining:
         """
         Args:
             localizer: of the model in training.
-            rank_lists: of the search engine; all of each list is localized after each stage.
+            rank_lists: of the search engine.
             queries: to train on.
             ground_truth: judges the stages where it is known; training never sees it.
+            refiner: moves the pseudo boxes to the objects' borders, or None.
             labeler: adds masks and look-alikes, or None.
             directory: `OUTPUT_DIR/stages`.
             fingerprint: of the configuration that the stages depend on.
             num_stages: K + 1.
             train_top_k: length of the lists that training draws from.
+            stage_top_k: length of the lists that are localized after a stage, -1 for all of them;
+                after the last stage it is always all. Shorter lists have no metrics.
             thresholds: τ of the stages 1, 2, ...; one more than those for the final pool.
             num_crops: n of Eq. 3.
             cache_vectors: publish the object vectors of all crops (frozen backbone).
@@ -69,11 +75,13 @@ class SelfTraining:
         self._rank_lists = rank_lists
         self._queries = list(queries)
         self._ground_truth = ground_truth
+        self._refiner = refiner
         self._labeler = labeler
         self._directory = directory
         self._fingerprint = fingerprint
         self._num_stages = num_stages
         self._train_top_k = train_top_k
+        self._stage_top_k = stage_top_k
         self._thresholds = list(thresholds)
         self._num_crops = num_crops
         self._cache_vectors = cache_vectors
@@ -109,7 +117,7 @@ class SelfTraining:
         return RankLists.load(self.folder(stage) / LOCALIZED)
 
     def manifest(self, stage: int) -> dict:
-        """The stage's manifest: `statistics`, `threshold`, and `metrics` with ground truth."""
+        """The stage's manifest: `statistics`, `threshold`, and `metrics` where they are known."""
         return read_manifest(self.folder(stage))
 
     def _make(self, stage: int, iteration: int) -> None:
@@ -121,15 +129,18 @@ class SelfTraining:
             logger.info("stage %d has ended: localizing its rank lists", stage - 1)
             table = self._localizer.encode_pool(before, self._num_crops)
             localized = self._localizer.localize(
-                self._rank_lists, before, table, f"localizing after stage {stage - 1}"
+                self._lists_after(stage - 1), before, table, f"localizing after stage {stage - 1}"
             )
         if comm.is_main_process() and stage > 0:
             assert localized is not None
             pool = self._select(before, localized)
         # Nothing trains on the pool after the last stage: it needs neither masks nor vectors.
         is_trained_on = stage < self._num_stages
-        if comm.is_main_process() and self._labeler is not None and is_trained_on:
-            pool = self._labeler.label(pool)
+        if comm.is_main_process() and is_trained_on:
+            if self._refiner is not None and stage > 0:
+                pool = self._refiner.refine_pool(pool)
+            if self._labeler is not None:
+                pool = self._labeler.label(pool)
         # Every process encodes its share of the crops, so all need the pool of the main one.
         pool = comm.all_gather(pool if comm.is_main_process() else None)[0]
         vectors = None
@@ -137,6 +148,12 @@ class SelfTraining:
             vectors = self._localizer.encode_pool(pool, self._train_top_k)
         if comm.is_main_process():
             self._publish(stage, iteration, pool, localized, vectors)
+
+    def _lists_after(self, stage: int) -> RankLists:
+        """What is localized when a stage has ended."""
+        if self._stage_top_k < 0 or stage == self._num_stages - 1:
+            return self._rank_lists
+        return self._rank_lists.top(self._stage_top_k)
 
     def _select(self, before: SamplePool, localized: RankLists) -> SamplePool:
         tau = self._thresholds[before.stage]
@@ -173,7 +190,8 @@ class SelfTraining:
         }
         if localized is not None:
             manifest["threshold"] = self._thresholds[stage - 1]
-            if self._ground_truth is not None:
+            is_whole = self._lists_after(stage - 1) is self._rank_lists
+            if self._ground_truth is not None and is_whole:
                 manifest["metrics"] = evaluate_rank_lists(localized, self._ground_truth)
         logger.info("stage %d starts with %s", stage, json.dumps(manifest["statistics"]))
 

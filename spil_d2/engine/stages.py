@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from detectron2.engine import HookBase
 from fvcore.common.param_scheduler import ParamScheduler
 
+STAGE_INITS = ("continue", "restart")
+"""Weights that each later stage starts from (D13): the last stage's, or the run's initial ones."""
+
 
 @dataclass(frozen=True)
 class StagePlan:

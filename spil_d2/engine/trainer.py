@@ -25,17 +25,23 @@ from ..data.pair_mapper import PairMapper
 from ..evaluation import GroundTruth
 from ..modeling import QueryRCNN
 from ..modeling.coattention import CoAttention
+from ..ops.coattention import EXTRAS, SETS
 from ..selftrain.pairs import PairSampler
 from ..structures import SamplePool
+from ..structures.sample_pool import check_v_policy
 from ..utils.artifacts import fingerprint, write_json_atomic
-from .checkpoint import AtomicPathManager
+from .accumulation import AccumulatingTrainer
+from .box_refinement import build_refiner
+from .checkpoint import AtomicPathManager, load_weights, save_weights
 from .coattention_labels import CoAttentionLabeler
 from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
 from .self_training import SelfTraining
-from .stages import StageHook, StagePlan, StageSchedule
+from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
 
 logger = logging.getLogger(__name__)
+
+INITIAL_WEIGHTS = "model_initial.pth"
 
 
 class SpilTrainer(DefaultTrainer):
@@ -53,12 +59,20 @@ class SpilTrainer(DefaultTrainer):
                 removed.
         """
         _check(cfg)
+        if resume and cfg.SPIL.STAGE_INIT == "restart":
+            _check_initial_weights(Path(cfg.OUTPUT_DIR))
         super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = AccumulatingTrainer(
+                self.model, self.data_loader, self.optimizer, cfg.SOLVER.ACCUMULATE
+            )
         self.checkpointer.path_manager = AtomicPathManager()
         self._dataset: PairDataset | None = None
         if not resume:
             _forget_earlier_run(cfg)
         self.resume_or_load(resume=resume)
+        if cfg.SPIL.STAGE_INIT == "restart" and self.start_iter == 0 and comm.is_main_process():
+            save_weights(self.unwrapped_model, Path(cfg.OUTPUT_DIR) / INITIAL_WEIGHTS)
         self.gallery = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
         self.queries = get_queries(cfg.DATASETS.TRAIN[0])
         self.rank_lists = search_dataset(
@@ -125,6 +139,8 @@ class SpilTrainer(DefaultTrainer):
         if iteration == self.plan.starts[stage]:
             # Each stage has an optimizer of its own (D13).
             self.optimizer.state.clear()
+            if stage > 0 and self.cfg.SPIL.STAGE_INIT == "restart":
+                load_weights(self.unwrapped_model, Path(self.cfg.OUTPUT_DIR) / INITIAL_WEIGHTS)
         self.reset_data_loader(pool, iteration)
 
     def reset_data_loader(self, pool: SamplePool, iteration: int) -> None:
@@ -168,6 +184,7 @@ class SpilTrainer(DefaultTrainer):
             swap_probability=None if cfg.SPIL.SWAP_PROB < 0 else cfg.SPIL.SWAP_PROB,
             contrastive=cfg.SPIL.CONTRASTIVE,
             max_shared_images=cfg.SPIL.MAX_SHARED_IMAGES,
+            v_policy=cfg.SPIL.V_POLICY,
         )
         query = cfg.MODEL.QUERY
         mapper = PairMapper(
@@ -180,6 +197,7 @@ class SpilTrainer(DefaultTrainer):
             masks=cfg.MODEL.MASK_ON,
             vectors=vectors,
             flip_probability=0.0 if cfg.INPUT.RANDOM_FLIP == "none" else 0.5,
+            ignore_extras=cfg.COATTENTION.EXTRAS == "ignore",
         )
         return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
 
@@ -192,11 +210,13 @@ class SpilTrainer(DefaultTrainer):
             self.rank_lists,
             self.queries,
             self.ground_truth,
+            build_refiner(cfg.SPIL.REFINE_BOXES, self.gallery),
             build_labeler(cfg, self.gallery, self.queries),
             directory=Path(cfg.OUTPUT_DIR) / "stages",
             fingerprint=stage_fingerprint(cfg),
             num_stages=cfg.SPIL.NUM_STAGES,
             train_top_k=cfg.SPIL.TRAIN_TOP_K,
+            stage_top_k=cfg.SPIL.STAGE_TOP_K,
             thresholds=cfg.SPIL.TAU,
             num_crops=cfg.MODEL.QUERY.NUM_CROPS,
             cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
@@ -251,13 +271,24 @@ def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | Non
         return None
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.COATTENTION.FEATURE = existing_resnet_layer(cfg, cfg.COATTENTION.FEATURE)
-    backbone = build_frozen_backbone(cfg, [cfg.COATTENTION.FEATURE])
+    node, query = cfg.COATTENTION, cfg.MODEL.QUERY
+    node.FEATURE = existing_resnet_layer(cfg, node.FEATURE)
+    features = [name for name in (node.FEATURE, node.FINE_FEATURE) if name]
+    backbone = build_frozen_backbone(cfg, features)
+    strides = [backbone.output_shape()[name].stride for name in features]
+    if len(strides) == 2 and strides[1] >= strides[0]:
+        raise ValueError(
+            f"COATTENTION.FINE_FEATURE is {node.FINE_FEATURE!r} of stride {strides[1]}: use a map "
+            f"finer than COATTENTION.FEATURE {node.FEATURE!r} of stride {strides[0]}, or ''"
+        )
     return CoAttentionLabeler(
         CoAttention(cfg, feature_extractor=backbone),
         {int(one["image_id"]): one for one in gallery},
         queries,
-        cfg.MODEL.QUERY.NUM_CROPS + 1,
+        query.NUM_CROPS + 1,
+        kind=node.SET,
+        crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
+        v_policy=cfg.SPIL.V_POLICY,
     )
 
 
@@ -294,6 +325,20 @@ def _check(cfg) -> None:
         raise ValueError(
             "MODEL.QUERY.CACHE_VECTORS needs a frozen backbone: set MODEL.BACKBONE.FREEZE_AT to 5"
         )
+    check_v_policy(cfg.SPIL.V_POLICY)
+    for key, value, allowed in (
+        ("SPIL.STAGE_INIT", cfg.SPIL.STAGE_INIT, STAGE_INITS),
+        ("COATTENTION.SET", cfg.COATTENTION.SET, SETS),
+        ("COATTENTION.EXTRAS", cfg.COATTENTION.EXTRAS, EXTRAS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}: use one of {allowed}")
+    _check_accumulation(cfg)
+    if 0 <= cfg.SPIL.STAGE_TOP_K < cfg.SPIL.TRAIN_TOP_K:
+        raise ValueError(
+            f"SPIL.STAGE_TOP_K is {cfg.SPIL.STAGE_TOP_K}: stages select among the first "
+            f"SPIL.TRAIN_TOP_K = {cfg.SPIL.TRAIN_TOP_K} images; use that many or more, or -1"
+        )
     if len(cfg.SPIL.TAU) < cfg.SPIL.NUM_STAGES:
         raise ValueError(
             f"SPIL.TAU has {len(cfg.SPIL.TAU)} thresholds; {cfg.SPIL.NUM_STAGES} stages need as "
@@ -301,6 +346,29 @@ def _check(cfg) -> None:
         )
     if cfg.TEST.PRECISE_BN.ENABLED:
         raise ValueError("TEST.PRECISE_BN keeps a loader of its own: it cannot follow the stages")
+
+
+def _check_accumulation(cfg) -> None:
+    parts = cfg.SOLVER.ACCUMULATE
+    share = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size())
+    if parts < 1 or share % parts:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {parts}: use a divisor of the {share} items that a process "
+            "takes of SOLVER.IMS_PER_BATCH"
+        )
+    if parts > 1 and cfg.SOLVER.AMP.ENABLED:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {parts}: use 1 with SOLVER.AMP.ENABLED, or switch that off"
+        )
+
+
+def _check_initial_weights(output: Path) -> None:
+    path = output / INITIAL_WEIGHTS
+    if (output / "last_checkpoint").exists() and not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, and with SPIL.STAGE_INIT 'restart' later stages begin with it: "
+            "copy it back, or start anew without --resume"
+        )
 
 
 def _forget_earlier_run(cfg) -> None:
@@ -311,5 +379,6 @@ def _forget_earlier_run(cfg) -> None:
             if folder.exists():
                 logger.warning("removing %s of an earlier run (no --resume)", folder)
                 shutil.rmtree(folder)
-        (output / "last_checkpoint").unlink(missing_ok=True)
+        for name in ("last_checkpoint", INITIAL_WEIGHTS):
+            (output / name).unlink(missing_ok=True)
     comm.synchronize()

@@ -3,9 +3,9 @@
 The same steps serve both ways of SPIL. In each iteration: `segment(image, box, crops)`. Offline,
 one direction for a query and its confident pool, applied to all of their pictures:
 
-    principal = coattention.fit([coattention.encode(query_image)], coattention.encode_crops(crops))
+    principals = coattention.fit([coattention.encode(query_image)], coattention.encode_crops(crops))
     for image, box in pool:
-        result = coattention.apply(coattention.encode(image), box, principal, superpixels(image))
+        result = coattention.apply(coattention.encode(image), box, principals, superpixels(image))
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from ..ops.coattention import (
 from ..ops.principal_direction import PrincipalDirection
 from ..ops.superpixels import Superpixels
 
-__all__ = ["CoAttention", "CoAttentionResult"]
+__all__ = ["CoAttention", "CoAttentionResult", "Maps"]
+
+Maps = tuple[torch.Tensor, ...]
+"""Maps (C, h, w) of a picture: of the feature, and of the finer one if there is one."""
 
 _DIVISOR = 32
 
@@ -46,6 +49,7 @@ class CoAttention:
         *,
         feature_extractor: nn.Module,
         feature: str,
+        fine_feature: str = "",
         settings: CoAttentionSettings,
         superpixels: Superpixels,
         pixel_mean: Sequence[float],
@@ -61,6 +65,7 @@ class CoAttention:
                 sides multiples of 32. It is set to evaluation and its gradients are switched off,
                 so it must not be the network in training.
             feature: the map to use.
+            fine_feature: a finer map, which the first one gates (DDT+); "" for none.
             settings: how a map becomes a mask.
             superpixels: how pictures are cut.
             pixel_mean, pixel_std: of the extractor, 3 values on the 0-255 scale in the order of
@@ -72,7 +77,7 @@ class CoAttention:
         if input_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT is {input_format!r}: use RGB or BGR for co-attention")
         self.feature_extractor = feature_extractor.eval().requires_grad_(False)
-        self.feature = feature
+        self.features = (feature, fine_feature) if fine_feature else (feature,)
         self.settings = settings
         self.superpixels = superpixels
         self.input_format = input_format
@@ -88,6 +93,7 @@ class CoAttention:
         return {
             "feature_extractor": feature_extractor,
             "feature": node.FEATURE,
+            "fine_feature": node.FINE_FEATURE,
             "settings": CoAttentionSettings(
                 threshold=node.THRESHOLD,
                 normalize=node.NORMALIZE,
@@ -126,54 +132,66 @@ class CoAttention:
             crops: (S, S, 3) uint8 RGB each.
             superpixels: (H, W) labels of `image` if the caller has them; computed if None.
         """
-        image_map = self.encode(image)
-        principal = self.fit([image_map], self.encode_crops(crops))
+        maps = self.encode(image)
+        principals = self.fit([maps], self.encode_crops(crops))
         labels = self.superpixels(image) if superpixels is None else superpixels
-        return self.apply(image_map, box, principal, labels)
+        return self.apply(maps, box, principals, labels)
 
-    def encode(self, image: np.ndarray) -> torch.Tensor:
-        """(C, h, w) map of a whole picture (H, W, 3) uint8 RGB, resized to the test size."""
+    def encode(self, image: np.ndarray) -> Maps:
+        """Maps of a whole picture (H, W, 3) uint8 RGB, resized to the test size."""
         height, width = image.shape[:2]
         scale = 1.0
         if self.min_size > 0:
             scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
         return self._forward([_resize(image, height * scale, width * scale)])[0]
 
-    def encode_crops(self, crops: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Maps (C, h, w) of crops (S, S, 3) uint8 RGB, at their own size, rounded to 32 pixels."""
+    def encode_crops(self, crops: Sequence[np.ndarray]) -> list[Maps]:
+        """Maps of crops (S, S, 3) uint8 RGB, each at its own size, rounded to 32 pixels."""
         resized = [_resize(crop, crop.shape[0], crop.shape[1]) for crop in crops]
         if len({crop.shape for crop in resized}) == 1:
-            return list(self._forward(resized))
+            return self._forward(resized)
         return [self._forward([crop])[0] for crop in resized]
 
     def fit(
-        self, image_maps: Sequence[torch.Tensor], crop_maps: Sequence[torch.Tensor]
-    ) -> PrincipalDirection | None:
-        """What the maps (C, h, w) have in common; see `common_direction`."""
-        return common_direction(image_maps, crop_maps, self.settings.pca_on, self.settings.weighted)
+        self, image_maps: Sequence[Maps], crop_maps: Sequence[Maps]
+    ) -> list[PrincipalDirection | None]:
+        """What the pictures have in common, for each of their maps; see `common_direction`."""
+        return [
+            common_direction(
+                [maps[level] for maps in image_maps],
+                [maps[level] for maps in crop_maps],
+                self.settings.pca_on,
+                self.settings.weighted,
+            )
+            for level in range(len(self.features))
+        ]
 
     def apply(
         self,
-        image_map: torch.Tensor,
+        maps: Maps,
         box: Sequence[float],
-        principal: PrincipalDirection | None,
+        principals: Sequence[PrincipalDirection | None],
         superpixels: np.ndarray,
     ) -> CoAttentionResult:
-        """The mask of a picture by its map (C, h, w) and labels (H, W); see `pseudo_mask`."""
-        return pseudo_mask(image_map, box, principal, superpixels, self.settings)
+        """The mask of a picture by its maps and labels (H, W); see `pseudo_mask`."""
+        fine = None
+        if len(maps) > 1 and principals[1] is not None:
+            fine = maps[1], principals[1]
+        return pseudo_mask(maps[0], box, principals[0], superpixels, self.settings, fine)
 
     @torch.no_grad()
-    def _forward(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def _forward(self, images: Sequence[np.ndarray]) -> list[Maps]:
         batch = torch.from_numpy(np.stack(images)).to(self._mean.device).permute(0, 3, 1, 2)
         if self.input_format == "BGR":
             batch = batch.flip(1)
         maps = self.feature_extractor((batch.to(self._mean.dtype) - self._mean) / self._std)
-        if self.feature not in maps:
-            raise KeyError(
-                f"COATTENTION.FEATURE is {self.feature!r}, but the feature extractor returns "
-                f"{list(maps)}: use one of these or add it to the extractor's OUT_FEATURES"
-            )
-        return maps[self.feature]
+        for key, name in zip(("FEATURE", "FINE_FEATURE"), self.features):
+            if name not in maps:
+                raise KeyError(
+                    f"COATTENTION.{key} is {name!r}, but the feature extractor returns "
+                    f"{list(maps)}: use one of these or add it to the extractor's OUT_FEATURES"
+                )
+        return list(zip(*(maps[name] for name in self.features)))
 
 
 def _resize(image: np.ndarray, height: float, width: float) -> np.ndarray:

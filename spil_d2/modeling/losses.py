@@ -15,12 +15,20 @@ from detectron2.modeling.roi_heads import (
     FastRCNNOutputLayers,
     MaskRCNNConvUpsampleHead,
 )
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances, pairwise_ioa
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
 IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+
+_IGNORE_IOA = 0.5
+"""A box is ignored if a larger part of its area lies in one ignore region (D20)."""
+
+
+def in_ignored(boxes: Boxes, ignored: Boxes) -> Tensor:
+    """(N,) bool: which of N boxes lie in one of the ignore regions by more than half."""
+    return (pairwise_ioa(ignored, boxes) > _IGNORE_IOA).any(dim=0)
 
 
 def image_weights(

@@ -27,6 +27,11 @@ from .correlation_head import build_correlation_head
 X_POOLS = ("roi", "full")
 
 
+def has_negative(item: dict) -> bool:
+    """Whether a training item carries a foreign query, for which its image is null ground truth."""
+    return "negative_crops" in item or "negative_vectors" in item
+
+
 @META_ARCH_REGISTRY.register()
 class QueryRCNN(nn.Module):
     """Query-conditioned R-CNN: `encode_query`, `encode_gallery`, `detect`.
@@ -168,6 +173,38 @@ class QueryRCNN(nn.Module):
         instances, _ = self.roi_heads(images, roi_maps, proposals, None)
         return instances
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask head."""
+        return self.roi_heads.mask_on
+
+    def segment(
+        self,
+        features: dict[str, Tensor],
+        kernel: Tensor,
+        boxes: Tensor,
+        image_sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Masks of boxes that are known, one for each kernel.
+
+        Args:
+            features: of `encode_gallery`, for one image.
+            kernel: (Q, C).
+            boxes: (Q, 4) XYXY in network-input pixels.
+            image_sizes: [(height, width)] of the network input.
+
+        Returns:
+            (Q, S, S) probabilities of the pixels of each box, scaled to a square.
+        """
+        assert self.has_masks and not self.training, "masks need a mask head in evaluation mode"
+        images, _, roi_maps = self._correlate(features, kernel, image_sizes)
+        given = []
+        for box, size in zip(boxes.to(self.device), images.image_sizes):
+            classes = torch.zeros(1, dtype=torch.int64, device=self.device)
+            given.append(Instances(size, pred_boxes=Boxes(box[None]), pred_classes=classes))
+        found = self.roi_heads.forward_with_given_boxes(roi_maps, given)
+        return torch.cat([one.pred_masks[:, 0] for one in found])
+
     def forward(self, batched_inputs: list[dict]):
         """Train on, or localize in, pairs of a gallery image and a query.
 
@@ -177,6 +214,8 @@ class QueryRCNN(nn.Module):
                 (n, C); in training also "instances" (`gt_boxes`, `gt_classes` = 0, `gt_masks`,
                 `gt_weights`), and, for contrastive training, the same keys with "negative_"
                 instead of "query_": another query, for which this image is null ground truth;
+                and, where look-alikes are to be ignored (D20), "ignore_boxes" (E, 4) in the
+                image's pixels, a separate key since Instances holds fields of its G boxes only;
                 at inference "height", "width" of the wanted output frame.
 
         Returns:
@@ -202,11 +241,7 @@ class QueryRCNN(nn.Module):
     ) -> dict[str, Tensor]:
         targets = [one["instances"].to(self.device) for one in batched_inputs]
         sizes = images.image_sizes
-        paired = [
-            i
-            for i, x in enumerate(batched_inputs)
-            if {"negative_crops", "negative_vectors"} & set(x)
-        ]
+        paired = [i for i, one in enumerate(batched_inputs) if has_negative(one)]
         if paired:
             # Two-way pairs: the same image once with its own kernel, once with a foreign one.
             foreign = self._mean_kernels([batched_inputs[i] for i in paired], "negative")
@@ -215,9 +250,19 @@ class QueryRCNN(nn.Module):
             targets = targets + [targets[i][[]] for i in paired]
             sizes = sizes + [sizes[i] for i in paired]
         pairs, rpn_maps, roi_maps = self._correlate(features, kernel, sizes)
-        proposals, rpn_losses = self.proposal_generator(pairs, rpn_maps, targets)
-        _, roi_losses = self.roi_heads(pairs, roi_maps, proposals, targets)
+        ignored = self._ignored(batched_inputs, len(paired))
+        proposals, rpn_losses = self.proposal_generator(pairs, rpn_maps, targets, **ignored)
+        _, roi_losses = self.roi_heads(pairs, roi_maps, proposals, targets, **ignored)
         return {**rpn_losses, **roi_losses}
+
+    def _ignored(self, batched_inputs: list[dict], num_negatives: int) -> dict[str, list[Boxes]]:
+        """{"ignored": the ignore regions of each map}, or {} where no item has the key."""
+        if not any("ignore_boxes" in one for one in batched_inputs):
+            return {}
+        none = torch.zeros(0, 4)
+        boxes = [one.get("ignore_boxes", none) for one in batched_inputs]
+        # To a foreign query the look-alikes are background as everything else.
+        return {"ignored": [Boxes(b.to(self.device)) for b in boxes + [none] * num_negatives]}
 
     def _mean_kernels(self, batched_inputs: list[dict], role: str) -> Tensor:
         """(B, C): the mean object vector of each item's crops (Eq. 3)."""

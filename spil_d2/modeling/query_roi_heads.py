@@ -8,14 +8,40 @@ from detectron2.modeling.roi_heads import (
     Res5ROIHeads,
     StandardROIHeads,
 )
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor
 
-from .losses import WeightedFastRCNNOutputLayers
+from .losses import WeightedFastRCNNOutputLayers, in_ignored
+
+
+class IgnoreRegions:
+    """RoI heads that do not take proposals in ignore regions for background (D20)."""
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+        ignored: list[Boxes] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """As Detectron2's; `ignored` are the ignore regions of each training image."""
+        if ignored is not None:
+            assert targets is not None, "ignore regions belong to training"
+            proposals = [
+                self._outside(*one) for one in zip(proposals, targets, ignored, strict=True)
+            ]
+        return super().forward(images, features, proposals, targets)
+
+    def _outside(self, proposals: Instances, targets: Instances, ignored: Boxes) -> Instances:
+        """The proposals that are positive, or not in an ignore region."""
+        boxes = proposals.proposal_boxes
+        _, labels = self.proposal_matcher(pairwise_iou(targets.gt_boxes, boxes))
+        return proposals[(labels == 1) | ~in_ignored(boxes, ignored)]
 
 
 @ROI_HEADS_REGISTRY.register()
-class QueryRes5ROIHeads(Res5ROIHeads):
+class QueryRes5ROIHeads(IgnoreRegions, Res5ROIHeads):
     """C4 heads of the `paper` preset: RoIAlign on the correlation, then res5."""
 
     @classmethod
@@ -48,7 +74,7 @@ class QueryRes5ROIHeads(Res5ROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class QueryStandardROIHeads(StandardROIHeads):
+class QueryStandardROIHeads(IgnoreRegions, StandardROIHeads):
     """Heads of the `fast` and `tiny` presets: RoIAlign, then a small box head and mask head."""
 
     @classmethod

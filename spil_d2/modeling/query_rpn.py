@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from detectron2.config import configurable
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
-from .losses import box_losses, image_weights
+from .losses import box_losses, image_weights, in_ignored
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -45,8 +45,12 @@ class QueryRPN(RPN):
         images: ImageList,
         features: dict[str, Tensor],
         gt_instances: list[Instances] | None = None,
+        ignored: list[Boxes] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As Detectron2's; `gt_instances` carry `gt_weights` (G,), the first being the image's."""
+        """As Detectron2's; `gt_instances` carry `gt_weights` (G,), the first being the image's.
+
+        `ignored` are the ignore regions of each image, whose anchors are no negatives (D20).
+        """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
         logits, deltas = self.rpn_head(maps)
@@ -61,10 +65,37 @@ class QueryRPN(RPN):
         losses = {}
         if self.training:
             assert gt_instances is not None, "the RPN needs gt_instances in training"
-            labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances, ignored)
             weights = image_weights(gt_instances, self.negative_weight, self.weighted)
             losses = self.weighted_losses(anchors, logits, labels, deltas, gt_boxes, weights)
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self,
+        anchors: list[Boxes],
+        gt_instances: list[Instances],
+        ignored: list[Boxes] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As Detectron2's, but negatives in ignore regions get the label -1 before sampling.
+
+        Returns:
+            Of each image the labels (A,) of 1, 0 or -1, and the boxes (A, 4) matched to the
+            anchors.
+        """
+        if ignored is None:
+            return super().label_and_sample_anchors(anchors, gt_instances)
+        every = Boxes.cat(anchors)
+        labels, matched = [], []
+        for one, regions in zip(gt_instances, ignored, strict=True):
+            indices, label = self.anchor_matcher(pairwise_iou(one.gt_boxes, every))
+            if self.anchor_boundary_thresh >= 0:
+                label[~every.inside_box(one.image_size, self.anchor_boundary_thresh)] = -1
+            label[(label == 0) & in_ignored(every, regions)] = -1
+            labels.append(self._subsample_labels(label))
+            boxes = one.gt_boxes.tensor
+            matched.append(boxes[indices] if len(boxes) else torch.zeros_like(every.tensor))
+        return labels, matched
 
     def weighted_losses(
         self,

@@ -22,7 +22,10 @@ from .principal_direction import PrincipalDirection, location_weights, principal
 
 NORMALIZE = ("relu_max", "minmax")
 PCA_ON = ("all", "crops")
-EXTRAS = ("extra_gt", "off")
+EXTRAS = ("extra_gt", "ignore", "off")
+
+SETS = ("pool", "pair")
+"""Pictures of a co-attention set (D15): all of a query's confident ones, or Y and X_p alone."""
 
 _MIN_CONTRAST = 0.1
 """Least difference of the means inside and outside the box, in standard deviations of the map."""
@@ -41,8 +44,8 @@ class CoAttentionSettings:
         pca_on: "all" finds the direction on the picture and the crops, "crops" on the crops alone.
         weighted: every picture counts the same in the direction, or else every location (D16).
         min_fill: least share of the box that a mask fills; below it the mask is the box.
-        extras: "extra_gt" looks for similar instances outside the box, "off" does not;
-            what is done with them is the training's matter.
+        extras: "extra_gt" and "ignore" look for similar instances outside the box, "off" does not;
+            to training they are positives or ignore regions.
         extra_min_mean: least mean of the normalized indicator over an extra instance.
     """
 
@@ -115,6 +118,7 @@ def pseudo_mask(
     principal: PrincipalDirection | None,
     superpixels: np.ndarray,
     settings: CoAttentionSettings,
+    fine: tuple[torch.Tensor, PrincipalDirection] | None = None,
 ) -> CoAttentionResult:
     """The mask of the instance in a box, and similar instances outside it.
 
@@ -124,14 +128,19 @@ def pseudo_mask(
         principal: from `common_direction`; its sign does not matter. None yields the box.
         superpixels: (H, W) labels from 0 of the stored picture.
         settings: thresholds and options.
+        fine: a finer map (C', h', w') of the whole picture and its direction; it gives the
+            indicator where `feature_map` is positive (DDT+).
     """
     size = (superpixels.shape[0], superpixels.shape[1])
-    oriented = None
+    normalized = None
     if principal is not None:
-        oriented = orient_indicator(principal.project(feature_map), box, size)
-    if oriented is None:
+        projections = [principal.project(feature_map)]
+        if fine is not None:
+            projections.append(fine[1].project(fine[0]))
+        normalized = _normalized(projections, box, size, settings.normalize)
+    if normalized is None:
         return CoAttentionResult(rectangle(box, size), *_no_extras(), is_fallback=True)
-    indicator = upsample(normalize_indicator(oriented, settings.normalize), size)
+    indicator = upsample(normalized, size)
     selected = superpixel_means(superpixels, indicator) > settings.threshold
     mask, is_fallback = limit_to_box(selected, box, settings.min_fill)
     # A map that misses the instance itself says nothing about others.
@@ -139,6 +148,34 @@ def pseudo_mask(
         return CoAttentionResult(mask, *_no_extras(), is_fallback)
     extras = find_extras(selected, indicator, box, int(mask.sum()), settings.extra_min_mean)
     return CoAttentionResult(mask, *extras, is_fallback)
+
+
+def _normalized(
+    projections: Sequence[torch.Tensor], box: Sequence[float], size: tuple[int, int], method: str
+) -> torch.Tensor | None:
+    """The deeper projection in [0, 1], or the finer one gated by it; None if one has no sign."""
+    candidates = (orient_indicator(one, box, size) for one in projections)
+    oriented = [one for one in candidates if one is not None]
+    if len(oriented) < len(projections):
+        return None
+    if len(oriented) == 1:
+        return normalize_indicator(oriented[0], method)
+    return gate_indicator(oriented[1], oriented[0], method)
+
+
+def gate_indicator(fine: torch.Tensor, deep: torch.Tensor, method: str) -> torch.Tensor:
+    """The finer map in [0, 1], normalized over the deeper one's positive region, 0 outside (DDT+).
+
+    Args:
+        fine, deep: oriented maps (h', w') and (h, w) of one picture.
+        method: of `normalize_indicator`.
+    """
+    large = F.interpolate(deep[None, None], fine.shape, mode="bilinear", align_corners=False)
+    gate = large[0, 0] > 0
+    if not gate.any():
+        return torch.zeros_like(fine)
+    inside = torch.where(gate, fine, fine[gate].min())
+    return normalize_indicator(inside, method) * gate
 
 
 def orient_indicator(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..structures import QUERY, Pair, QueryPool, SamplePool
+from ..structures.sample_pool import check_v_policy
 
 
 class PairSampler:
@@ -23,6 +24,7 @@ class PairSampler:
         swap_probability: float | None = None,
         contrastive: bool = True,
         max_shared_images: float = 0.05,
+        v_policy: str = "two_views",
     ):
         """
         Args:
@@ -34,8 +36,12 @@ class PairSampler:
             contrastive: pair each item with a foreign query (D8).
             max_shared_images: a query is foreign if its list shares at most this part of its
                 images with the other's; else "null ground truth" would be a lie.
+            v_policy: "two_views" fills up too few confident crops with the engine's;
+                "confident_only" does not, where there is one confident crop at least (D12).
         """
+        check_v_policy(v_policy)
         self._pool = pool
+        self._v_policy = v_policy
         self.query_ids = tuple(one.query_id for one in pool.queries if one.candidates)
         self._num_crops = num_crops
         self._swap_probability = swap_probability
@@ -63,9 +69,10 @@ class PairSampler:
         )
 
     def _support(self, one: QueryPool, rng: np.random.Generator) -> tuple[int, ...]:
-        """n distinct positions: confident ones first, filled up by the rest of the list."""
+        """At most n distinct positions of the support view: confident ones first."""
         confident = rng.permutation(np.asarray(one.confident, dtype=int))
-        rest = [i for i, c in enumerate(one.candidates) if c.target is None]
+        view = one.support_view(self._v_policy)
+        rest = [i for i in view if one.candidates[i].target is None]
         if self._pool.stage == 0:
             rest = list(rng.permutation(rest))
         order = [*confident, *rest][: self._num_crops]

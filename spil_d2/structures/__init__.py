@@ -2,6 +2,7 @@ from .pair import QUERY, Pair
 from .query import Box, Query, Reference
 from .rank_list import RankList, RankLists
 from .sample_pool import Candidate, QueryPool, SamplePool, Target
+from .search_hit import SearchHit
 
 __all__ = [
     "QUERY",
@@ -14,5 +15,6 @@ __all__ = [
     "RankLists",
     "Reference",
     "SamplePool",
+    "SearchHit",
     "Target",
 ]

@@ -10,6 +10,16 @@ from pathlib import Path
 
 from .query import Box
 
+V_POLICIES = ("two_views", "confident_only")
+"""Of whose crops kernels are made (D12): of all candidates', confident ones first, or of the
+confident ones' alone where there is one."""
+
+
+def check_v_policy(policy: str) -> None:
+    """Raise ValueError unless `policy` is one of `V_POLICIES`."""
+    if policy not in V_POLICIES:
+        raise ValueError(f"SPIL.V_POLICY is {policy!r}: use one of {V_POLICIES}")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -73,6 +83,20 @@ class QueryPool:
         chosen = self.confident
         rest = (i for i in range(len(self.candidates)) if self.candidates[i].target is None)
         return (*chosen, *rest)
+
+    def support_view(self, policy: str) -> tuple[int, ...]:
+        """Positions in `candidates` whose crops may be in a kernel, best first.
+
+        Args:
+            policy: one of `V_POLICIES`.
+
+        Raises:
+            ValueError: for another policy.
+        """
+        check_v_policy(policy)
+        if policy == "confident_only" and self.confident:
+            return self.confident
+        return self.by_confidence
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,20 @@ def test_a_candidate_is_the_target(make_mapper, files) -> None:
     assert extra.sum() == 10 * 6 and extra[3:9, 2:12].all()
 
 
+def test_look_alikes_can_be_ignored_instead(make_mapper) -> None:
+    resize = T.ResizeShortestEdge([120, 120], 1000)
+    mapper = make_mapper(augmentations=[resize], ignore_extras=True, flip_probability=1.0)
+    item = mapper(Pair(1, 0, (QUERY,)), _rng())
+    x0, y0, x1, y1 = (2 * v for v in EXTRA_BOX)
+    assert item["ignore_boxes"].tolist() == [[2 * WIDTH - x1, y0, 2 * WIDTH - x0, y1]]
+    instances = item["instances"]
+    assert len(instances) == len(instances.gt_masks.tensor) == 1
+    assert instances.gt_weights.tolist() == [0.75]
+    # The query's own label has no look-alikes.
+    assert mapper(Pair(1, QUERY, (0,)), _rng())["ignore_boxes"].shape == (0, 4)
+    assert "ignore_boxes" not in make_mapper()(Pair(1, 0, (QUERY,)), _rng())
+
+
 def test_the_query_itself_is_the_target(make_mapper, files) -> None:
     item = make_mapper()(Pair(1, QUERY, (0, 1)), _rng())
     assert item["file_name"] == files[0]

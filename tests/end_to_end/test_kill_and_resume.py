@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from spil_d2.engine.trainer import SpilTrainer
 from spil_d2.structures import RankLists, SamplePool
 
 from .conftest import INSTANT, ROOT
@@ -48,6 +50,8 @@ KILL_POINTS = [
     "model_0000005.pth",
     "model_final.pth",
 ]
+# Stages that start anew; refinement has no part in it and takes most of the time.
+RESTART = ("SPIL.STAGE_INIT", "restart", "SPIL.REFINE_BOXES", "none", "TEST.REFINE_BOXES", "none")
 
 
 @contextlib.contextmanager
@@ -141,6 +145,61 @@ def test_the_final_rank_lists_are_equal(undisturbed, killed) -> None:
         for name in ("image_ids", "boxes", "similarities", "probabilities"):
             a, b = getattr(one[query_id], name), getattr(other[query_id], name)
             np.testing.assert_array_equal(a, b, f"{name} of query {query_id}")
+
+
+@pytest.fixture(scope="module")
+def restarting(train_net, tmp_path_factory) -> tuple[Path, list[dict[str, torch.Tensor]]]:
+    """Output of a whole run whose stages start anew, and the weights that each started with."""
+    output = tmp_path_factory.mktemp("restarting")
+    started = []
+    enter = SpilTrainer.enter_stage
+
+    def watch(trainer: SpilTrainer, stage: int, iteration: int) -> None:
+        enter(trainer, stage, iteration)
+        weights = trainer.unwrapped_model.state_dict()
+        started.append({name: value.clone() for name, value in weights.items()})
+        assert stage == 2 or not trainer.optimizer.state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpilTrainer, "enter_stage", watch)
+        train_net(output, *RESTART)
+    return output, started
+
+
+def test_each_stage_starts_with_the_initial_weights(restarting) -> None:
+    output, (first, second, end) = restarting
+    kept = torch.load(output / "model_initial.pth", weights_only=True)
+    assert kept.keys() == first.keys() == second.keys()
+    for name, value in kept.items():
+        assert torch.equal(value, first[name]) and torch.equal(value, second[name]), name
+    assert any(not torch.equal(value, end[name]) for name, value in kept.items())
+
+
+def test_a_killed_run_whose_stages_start_anew_ends_the_same(
+    restarting, datasets_root, tmp_path
+) -> None:
+    log, output = tmp_path / "log.txt", tmp_path / "output"
+    with started_runner(datasets_root, log) as runner:
+        # While the second stage is prepared, and inside it.
+        for kill_at in ("model_initial.pth", "model_0000003.pth", "model_0000005.pth"):
+            status = run(runner, output, kill_at, "--resume", *RESTART)
+            assert status == signal.SIGKILL, (kill_at, status, log.read_text()[-3000:])
+        assert run(runner, output, None, "--resume", *RESTART) == 0, log.read_text()[-3000:]
+    one, other = (
+        torch.load(folder / "model_final.pth", weights_only=False)["model"]
+        for folder in (restarting[0], output)
+    )
+    different = [name for name, value in one.items() if not torch.equal(value, other[name])]
+    assert not different, f"{len(different)} of {len(one)} differ: {different[:5]}"
+
+
+def test_resuming_without_the_initial_weights_says_so(restarting, train_net, tmp_path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(restarting[0], output)
+    (output / "model_initial.pth").unlink()
+    shutil.rmtree(output / "inference")
+    with pytest.raises(FileNotFoundError, match="model_initial.pth is missing.*STAGE_INIT"):
+        train_net(output, "--resume", *RESTART)
 
 
 def test_nothing_half_written_is_left(killed) -> None:

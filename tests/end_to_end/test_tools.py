@@ -39,12 +39,16 @@ def test_an_unknown_query_is_named(undisturbed, datasets_root, tmp_path, capsys)
 def test_the_ablation_trains_its_rows_on_one_search(datasets_root, tmp_path) -> None:
     command = [sys.executable, "tools/ablation.py", "--rows", "SP,SP+CA"]
     command += ["--config-file", str(INSTANT), "OUTPUT_DIR", str(tmp_path)]
+    command += ["SPIL.STAGE_TOP_K", "6"]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     summaries = json.loads((tmp_path / "ablation.json").read_text())
     assert list(summaries) == ["SP", "SP+CA"]
     assert summaries["SP"]["miou_search"] == summaries["SP+CA"]["miou_search"]
+    before, last = summaries["SP"]["miou_stage"]
+    assert before is None, "a stage whose lists were localized in part has no metric"
+    assert last == summaries["SP"]["miou_final"]
     for row, is_masked in (("SP", False), ("SP+CA", True)):
         used = yaml.safe_load((tmp_path / row / "config.yaml").read_text())
         assert used["COATTENTION"]["ENABLED"] is is_masked

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spil_d2.engine.trainer import SpilTrainer
-from spil_d2.structures import RankLists
+from spil_d2.structures import RankLists, SamplePool
 from spil_d2.utils.artifacts import is_published, lock_output_dir, read_manifest
 
 INFERENCE_FILES = {
@@ -136,6 +136,13 @@ def test_an_output_folder_in_use_is_refused(train_net, tmp_path) -> None:
         (["MODEL.BACKBONE.FREEZE_AT", "2"], "CACHE_VECTORS needs a frozen backbone"),
         (["SPIL.TAU", "[0.5]"], "SPIL.TAU has 1 thresholds; 2 stages"),
         (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN"),
+        (["SPIL.V_POLICY", "all"], "SPIL.V_POLICY is 'all'.*two_views.*confident_only"),
+        (["SPIL.STAGE_INIT", "best"], "SPIL.STAGE_INIT is 'best'.*continue.*restart"),
+        (["COATTENTION.SET", "all"], "COATTENTION.SET is 'all'.*pool.*pair"),
+        (["COATTENTION.EXTRAS", "on"], "COATTENTION.EXTRAS is 'on'.*extra_gt.*ignore.*off"),
+        (["SOLVER.ACCUMULATE", "3"], "SOLVER.ACCUMULATE is 3: use a divisor of the 2 items"),
+        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0"),
+        (["SOLVER.ACCUMULATE", "2", "SOLVER.AMP.ENABLED", "True"], "use 1 with SOLVER.AMP"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(
@@ -144,6 +151,22 @@ def test_what_cannot_work_is_refused_before_it_starts(
     with pytest.raises(ValueError, match=message):
         train_net(tmp_path, *changes)
     assert not (tmp_path / "stages").exists()
+
+
+def test_the_decisions_other_values_run_to_the_end(train_net, tmp_path) -> None:
+    keys = {
+        "SPIL.V_POLICY": "confident_only",
+        "COATTENTION.SET": "pair",
+        "COATTENTION.FINE_FEATURE": "c4",
+        "COATTENTION.EXTRAS": "ignore",
+        "SOLVER.ACCUMULATE": "2",
+        "SPIL.REFINE_BOXES": "none",
+        "TEST.REFINE_BOXES": "none",
+    }
+    (summary,) = train_net(tmp_path, *(word for pair in keys.items() for word in pair)).values()
+    assert len(summary["miou_stage"]) == 2
+    pool = SamplePool.load(tmp_path / "stages" / "01" / "pool.json.gz")
+    assert all(one.reference.mask is not None for one in pool.queries)
 
 
 def test_a_loss_that_is_not_finite_names_its_pictures(

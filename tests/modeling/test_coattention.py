@@ -51,10 +51,13 @@ def crops() -> list[np.ndarray]:
     return [image[32:128, 32:128] for image in images]
 
 
-def build(feature_extractor: nn.Module, feature: str = "c4", **settings: object) -> CoAttention:
+def build(
+    feature_extractor: nn.Module, feature: str = "c4", fine_feature: str = "", **settings: object
+) -> CoAttention:
     return CoAttention(
         feature_extractor=feature_extractor,
         feature=feature,
+        fine_feature=fine_feature,
         settings=CoAttentionSettings(**settings),
         superpixels=Superpixels(),
         pixel_mean=[123.675, 116.28, 103.53],
@@ -81,17 +84,17 @@ def test_two_discs(pca_on: str) -> None:
 
 def test_offline_and_per_iteration_forms_agree_on_the_same_set() -> None:
     coattention, image = build(BlockColours()), picture_of_discs(1)
-    image_map = coattention.encode(image)
-    principal = coattention.fit([image_map], coattention.encode_crops(crops()))
+    maps = coattention.encode(image)
+    principals = coattention.fit([maps], coattention.encode_crops(crops()))
     labels = coattention.superpixels(image)
-    offline = coattention.apply(image_map, BOX, principal, labels)
+    offline = coattention.apply(maps, BOX, principals, labels)
     online = coattention.segment(image, BOX, crops(), superpixels=labels)
     np.testing.assert_array_equal(offline.mask, online.mask)
     np.testing.assert_array_equal(offline.extra_weights, online.extra_weights)
     other = picture_of_discs(7, (CENTERS[1],))
     box = (154.0, 44.0, 227.0, 117.0)
     result = coattention.apply(
-        coattention.encode(other), box, principal, coattention.superpixels(other)
+        coattention.encode(other), box, principals, coattention.superpixels(other)
     )
     assert iou(result.mask, disc_mask(CENTERS[1])) > 0.9
 
@@ -99,7 +102,7 @@ def test_offline_and_per_iteration_forms_agree_on_the_same_set() -> None:
 def test_crops_of_several_sizes() -> None:
     coattention = build(BlockColours())
     mixed = [crops()[0], cv2.resize(crops()[1], (128, 128))]
-    assert [tuple(m.shape) for m in coattention.encode_crops(mixed)] == [(6, 6, 6), (6, 8, 8)]
+    assert [tuple(m.shape) for (m,) in coattention.encode_crops(mixed)] == [(6, 6, 6), (6, 8, 8)]
     assert coattention.encode_crops([]) == []
     assert not coattention.segment(picture_of_discs(1), BOX, mixed).is_fallback
 
@@ -108,7 +111,8 @@ def test_whole_pictures_are_resized_to_the_test_size_in_multiples_of_32() -> Non
     coattention = build(BlockColours())
     coattention.min_size, coattention.max_size = 300, 400
     # 160 x 256 -> longest side 400: 250 x 400 -> 256 x 416 (12.5 x 32 rounds to even) -> stride 16
-    assert coattention.encode(picture_of_discs(1)).shape[1:] == (16, 24)
+    (one,) = coattention.encode(picture_of_discs(1))
+    assert one.shape[1:] == (16, 24)
 
 
 def test_the_extractor_is_frozen_and_not_a_part_of_a_model() -> None:
@@ -126,6 +130,26 @@ def test_bgr_extractors_see_the_channels_reversed() -> None:
     torch.testing.assert_close(bgr.encode(image), rgb.encode(image[..., ::-1]))
 
 
+class TwoStrides(nn.Module):
+    """The colours of blocks, in cells of 32 and of 16 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = BlockColours()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        fine = self.blocks(x)["c4"]
+        return {"c5": nn.functional.avg_pool2d(fine, 2), "c4": fine}
+
+
+def test_a_finer_map_works_beside_the_deeper_one() -> None:
+    result = build(TwoStrides(), "c5", "c4").segment(picture_of_discs(1), BOX, crops())
+    assert not result.is_fallback
+    assert iou(result.mask, disc_mask(CENTERS[0])) > 0.9
+    with pytest.raises(KeyError, match="COATTENTION.FINE_FEATURE is 'c3'.*'c4'"):
+        build(TwoStrides(), "c5", "c3").encode(picture_of_discs(1))
+
+
 def test_from_config() -> None:
     cfg = get_cfg()
     cfg.INPUT.FORMAT = "RGB"
@@ -133,8 +157,9 @@ def test_from_config() -> None:
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [100.0] * 3, [50.0] * 3
     cfg.COATTENTION = CfgNode(
         {
-            "FEATURE": "c4", "THRESHOLD": 0.2, "NORMALIZE": "minmax", "PCA_ON": "crops",
-            "WEIGHTED": False, "MIN_FILL": 0.1, "EXTRAS": "off", "EXTRA_MIN_MEAN": 0.6,
+            "FEATURE": "c4", "FINE_FEATURE": "", "THRESHOLD": 0.2, "NORMALIZE": "minmax",
+            "PCA_ON": "crops", "WEIGHTED": False, "MIN_FILL": 0.1, "EXTRAS": "off",
+            "EXTRA_MIN_MEAN": 0.6,
             "SUPERPIXELS": {
                 "METHOD": "felzenszwalb_skimage", "SCALE": 90.0, "SIGMA": 0.7, "MIN_SIZE": 10,
                 "MIN_SIZE_FRACTION": 0.001,

@@ -15,6 +15,7 @@ from spil_d2.modeling.losses import (
     WeightedFastRCNNOutputLayers,
     box_losses,
     image_weights,
+    in_ignored,
     weighted_mask_loss,
 )
 
@@ -113,6 +114,31 @@ def test_box_losses_name_an_unknown_kind() -> None:
     box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     with pytest.raises(ValueError, match="'l3'"):
         box_losses(TRANSFORM, box, torch.zeros(1, 4), box, "l3")
+
+
+def test_a_box_is_ignored_if_more_than_half_of_it_lies_in_one_region() -> None:
+    regions = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    boxes = torch.tensor(
+        [
+            [0.0, 0, 10, 10],
+            [0, 0, 20, 10],  # half of it: not more
+            [0, 0, 19, 10],
+            [5, 0, 25, 10],  # a quarter in each
+            [2, 2, 4, 4],  # all of it, though a small part of the region
+            [40, 40, 50, 50],
+        ]
+    )
+    expected = []
+    for box in boxes.tolist():
+        shares = []
+        for x0, y0, x1, y1 in regions.tolist():
+            width = max(min(box[2], x1) - max(box[0], x0), 0)
+            height = max(min(box[3], y1) - max(box[1], y0), 0)
+            shares.append(width * height / ((box[2] - box[0]) * (box[3] - box[1])))
+        expected.append(max(shares) > 0.5)
+    assert expected == [True, False, True, False, True, False]
+    assert in_ignored(Boxes(boxes), Boxes(regions)).tolist() == expected
+    assert not in_ignored(Boxes(boxes), Boxes(regions[:0])).any()
 
 
 def test_image_weight_is_the_first_boxs_or_the_negatives() -> None:

@@ -114,6 +114,91 @@ def test_null_ground_truth_alone_trains_classification_only(preset) -> None:
     assert losses["loss_rpn_cls"] > 0 and losses["loss_cls"] > 0
 
 
+def test_anchors_in_ignore_regions_are_no_negatives(tiny) -> None:
+    rpn = tiny.proposal_generator
+    item = _item(0, False)
+    anchors = rpn.anchor_generator([torch.zeros(1, 1, 6, 8)])
+    tensor = anchors[0].tensor
+    # Half of the picture's width, over a part of the object; and no region at all.
+    regions = [Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]])), Boxes(torch.zeros(0, 4))]
+    size, rpn.batch_size_per_image = rpn.batch_size_per_image, 10_000
+    try:
+        instances = [item["instances"]] * 2
+        before, _ = rpn.label_and_sample_anchors(anchors, instances)
+        labels, boxes = rpn.label_and_sample_anchors(anchors, instances, regions)
+    finally:
+        rpn.batch_size_per_image = size
+    assert torch.equal(labels[1], before[1])
+    ignored = 0
+    for anchor, was, now in zip(tensor.tolist(), before[0].tolist(), labels[0].tolist()):
+        width = max(min(anchor[2], 64) - max(anchor[0], 0), 0)
+        height = max(min(anchor[3], 96) - max(anchor[1], 0), 0)
+        inside = width * height > 0.5 * (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
+        assert now == (-1 if inside and was == 0 else was)
+        ignored += inside and was == 0
+    assert ignored > 0 and (labels[0] == 1).sum() == (before[0] == 1).sum() > 0
+    assert torch.equal(boxes[0][0], item["instances"].gt_boxes.tensor[0])
+
+
+def test_rois_in_ignore_regions_are_no_background(preset) -> None:
+    """An item all of whose background is ignored: only positives are sampled of its own map."""
+    cfg, model = preset
+    model.train()
+    items = [_item(i, cfg.MODEL.MASK_ON) for i in range(2)]
+    items[0]["ignore_boxes"] = torch.tensor([[0.0, 0.0, 128.0, 96.0]])
+    seen = []
+    original = model.roi_heads.label_and_sample_proposals
+
+    def watch(proposals, targets):
+        sampled = original(proposals, targets)
+        seen.extend(one.gt_classes for one in sampled)
+        return sampled
+
+    model.roi_heads.label_and_sample_proposals = watch
+    try:
+        with EventStorage():
+            losses = model(items)
+    finally:
+        del model.roi_heads.label_and_sample_proposals
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    own, other, *foreign = seen
+    assert len(own) > 0 and (own == 0).all()
+    # Regions belong to one image, and to a foreign query they are background.
+    assert (other == 1).any() and len(foreign) == 2
+    assert all((one == 1).all() and len(one) == 8 for one in foreign)
+
+
+def test_an_empty_ignore_region_changes_nothing(tiny) -> None:
+    tiny.train()
+    losses = []
+    for boxes in (None, torch.zeros(0, 4)):
+        items = [_item(i, True) for i in range(2)]
+        if boxes is not None:
+            items[0]["ignore_boxes"] = boxes
+        torch.manual_seed(0)
+        with EventStorage(), torch.no_grad():
+            losses.append(tiny(items))
+    tiny.eval()
+    for name, loss in losses[0].items():
+        assert torch.equal(loss, losses[1][name]), name
+
+
+def test_masks_of_known_boxes_are_those_of_detection(preset) -> None:
+    _, model = preset
+    model.eval()
+    image = _item(0, False)["image"]
+    with torch.no_grad():
+        images = model.preprocess([image])
+        features = model.encode_gallery(images)
+        kernels = model.encode_query(*(_item(0, False)[f"query_{x}"] for x in ("crops", "boxes")))
+        found = model.detect(features, kernels, images.image_sizes)
+        boxes = torch.cat([one.pred_boxes.tensor[:1] for one in found])
+        masks = model.segment(features, kernels, boxes, images.image_sizes)
+    assert model.has_masks and len(masks) == 2
+    for one, mask in zip(found, masks, strict=True):
+        torch.testing.assert_close(mask, one.pred_masks[0, 0], atol=1e-4, rtol=1e-4)
+
+
 def test_inference_answers_in_the_output_frame(preset) -> None:
     _, model = preset
     model.eval()

@@ -9,6 +9,7 @@ from spil_d2.ops.coattention import (
     box_coverage,
     common_direction,
     find_extras,
+    gate_indicator,
     limit_to_box,
     normalize_indicator,
     orient_indicator,
@@ -33,9 +34,10 @@ def feature_map_with(*objects: tuple[int, int, int, int], seed: int = 0) -> torc
     return feature_map + 0.05 * torch.randn(16, 8, 12, generator=generator)
 
 
-def cells_as_superpixels() -> np.ndarray:
-    labels = np.arange(8 * 12, dtype=np.int32).reshape(8, 12)
-    return labels.repeat(CELL, axis=0).repeat(CELL, axis=1)
+def cells_as_superpixels(side: int = CELL) -> np.ndarray:
+    height, width = SIZE[0] // side, SIZE[1] // side
+    labels = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    return labels.repeat(side, axis=0).repeat(side, axis=1)
 
 
 def crop_maps() -> list[torch.Tensor]:
@@ -151,7 +153,9 @@ def test_a_similar_instance_outside_the_box_is_an_extra() -> None:
     assert np.all(np.abs(box - [72, 8, 96, 40]) <= CELL)
     assert 0.5 <= result.extra_weights[0] <= 1
     assert result.extra_weights.dtype == np.float32
-    assert len(run(feature_map_with((2, 2, 6, 6), (1, 9, 5, 12)), extras="off").extra_boxes) == 0
+    feature_map = feature_map_with((2, 2, 6, 6), (1, 9, 5, 12))
+    assert len(run(feature_map, extras="off").extra_boxes) == 0
+    np.testing.assert_array_equal(run(feature_map, extras="ignore").extra_boxes, [box])
 
 
 def test_which_regions_are_extras() -> None:
@@ -181,12 +185,43 @@ def test_rectangle_takes_pixels_by_their_centre_and_at_least_one() -> None:
     assert rectangle((0, 0, 6, 4), (4, 6)).all()
 
 
+def test_the_deeper_maps_positive_region_gates_the_finer_one() -> None:
+    # Of equal size, so that nothing is interpolated.
+    deep = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+    fine = torch.tensor([[4.0, 9.0], [1.0, 9.0]])
+    # max(A, 0) / max A, and (A - min) / (max - min), over the left column alone.
+    expected = {"relu_max": [[1.0, 0.0], [0.25, 0.0]], "minmax": [[1.0, 0.0], [0.0, 0.0]]}
+    for method, values in expected.items():
+        torch.testing.assert_close(gate_indicator(fine, deep, method), torch.tensor(values))
+    assert not gate_indicator(fine, -deep.abs(), "relu_max").any()
+
+
+def test_a_finer_map_sharpens_the_mask_and_adds_nothing_elsewhere() -> None:
+    fine_map = feature_map_with((2, 2, 6, 4), (2, 8, 6, 10))
+    # Cells of 16 x 16 pixels, in which the second object does not stand out.
+    deep_map = torch.nn.functional.avg_pool2d(feature_map_with((2, 2, 6, 4))[None], 2)[0]
+    deep, fine = common_direction([deep_map], crop_maps()), common_direction([], crop_maps())
+    labels, settings = cells_as_superpixels(side=4), CoAttentionSettings()
+    coarse = pseudo_mask(deep_map, BOX, deep, labels, settings)
+    sharp = pseudo_mask(deep_map, BOX, deep, labels, settings, fine=(fine_map, fine))
+    alone = pseudo_mask(fine_map, BOX, fine, labels, settings)
+    truth = np.zeros(SIZE, bool)
+    truth[16:48, 16:32] = True
+    ious = [(one.mask & truth).sum() / (one.mask | truth).sum() for one in (coarse, sharp)]
+    assert not sharp.is_fallback
+    assert ious[1] > ious[0] + 0.1 and sharp.mask[truth].all()
+    # The finer map alone takes the second object for another instance.
+    assert len(alone.extra_boxes) == 1 and len(sharp.extra_boxes) == 0
+    flat = (torch.ones_like(fine_map), fine)
+    assert pseudo_mask(deep_map, BOX, deep, labels, settings, fine=flat).is_fallback
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"normalize": "max"}, "COATTENTION.NORMALIZE is 'max'.*relu_max"),
         ({"pca_on": "y"}, "COATTENTION.PCA_ON is 'y'.*crops"),
-        ({"extras": "on"}, "COATTENTION.EXTRAS is 'on'.*extra_gt"),
+        ({"extras": "on"}, "COATTENTION.EXTRAS is 'on'.*extra_gt.*ignore"),
         ({"threshold": 1.5}, r"COATTENTION.THRESHOLD is 1.5.*\[0, 1\]"),
     ],
 )

@@ -73,6 +73,30 @@ def test_contrastive_training_can_be_switched_off() -> None:
     assert all(pair.negative_id is None for pair in draws)
 
 
+@pytest.mark.parametrize("confident", [1, 3, 8])
+def test_confident_only_does_not_fill_up_with_the_engines_crops(confident: int) -> None:
+    sampler = PairSampler(_pool(1, confident), OWN, v_policy="confident_only")
+    for pair in _draws(sampler, 1, 100):
+        assert pair.target not in pair.support
+        assert len(set(pair.support)) == min(confident, 5)
+        assert all(i == QUERY or i < confident for i in pair.support)
+        assert all(0 <= i < confident for i in pair.negative_support)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_without_a_confident_crop_both_policies_draw_the_same(stage: int) -> None:
+    one, other = (
+        PairSampler(_pool(stage, 0), OWN, v_policy=policy)
+        for policy in ("two_views", "confident_only")
+    )
+    assert _draws(one, 1, 20) == _draws(other, 1, 20)
+
+
+def test_an_unknown_policy_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="SPIL.V_POLICY is 'both'.*two_views.*confident_only"):
+        PairSampler(_pool(1, 3), OWN, v_policy="both")
+
+
 def test_equal_generators_draw_equal_pairs() -> None:
     sampler = PairSampler(_pool(1, 4), OWN)
     assert _draws(sampler, 2, 20) == _draws(sampler, 2, 20)

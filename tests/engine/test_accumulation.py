@@ -1,0 +1,157 @@
+"""A batch in parts against the batch at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spil_d2 import get_cfg
+from spil_d2.engine.accumulation import AccumulatingTrainer, accumulate_gradients
+from spil_d2.engine.presets import resolve_config
+
+TINY = Path(__file__).parents[2] / "configs" / "Base-SPIL-tiny.yaml"
+ROIS = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(TINY))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BF16", "off"])
+    cfg.MODEL.EFFICIENTNET.VARIANT = "lite0"
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 40
+    # One positive RoI for an image with its own kernel, and as many RoIs for every map.
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = ROIS
+    cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 1 / ROIS
+    resolve_config(cfg)
+    torch.manual_seed(0)
+    return build_model(cfg).train()
+
+
+@pytest.fixture(autouse=True)
+def sampling_without_chance(monkeypatch) -> None:
+    """Samples are the first ones, so that they do not depend on the order of the images."""
+    monkeypatch.setattr(
+        torch, "randperm", lambda n, device=None, **_: torch.arange(n, device=device)
+    )
+
+
+def _item(seed: int, negative: bool = True) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    instances = Instances((96, 128))
+    instances.gt_boxes = Boxes(torch.tensor([[30.0, 20.0, 90.0 - seed, 80.0 - seed]]))
+    instances.gt_classes = torch.zeros(1, dtype=torch.int64)
+    instances.gt_weights = torch.tensor([0.5 + 0.1 * seed])
+    mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+    mask[:, 25:75, 35:85] = True
+    instances.gt_masks = BitMasks(mask)
+    item = {
+        "image": torch.randint(0, 255, (3, 96, 128), generator=generator),
+        "instances": instances,
+        "query_crops": torch.randint(0, 255, (2, 3, 64, 64), generator=generator),
+        "query_boxes": torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 2),
+    }
+    if negative:
+        item["negative_crops"] = item["query_crops"].flip(3)
+        item["negative_boxes"] = item["query_boxes"]
+    return item
+
+
+def _step(model: nn.Module, batch: list[dict], parts: int) -> tuple[dict, dict]:
+    model.zero_grad()
+    with EventStorage():
+        losses = accumulate_gradients(model, batch, parts)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return losses, gradients
+
+
+def _check_equal(one: dict, other: dict, names: set[str] | None = None) -> None:
+    assert one.keys() == other.keys()
+    for name in names or one.keys():
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("negative", [True, False])
+def test_parts_give_the_gradients_of_the_whole_batch(model, parts: int, negative: bool) -> None:
+    batch = [_item(seed, negative) for seed in range(4)]
+    model.zero_grad()
+    with EventStorage():
+        losses = model(batch)
+    sum(losses.values()).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    got_losses, gradients = _step(model, batch, parts)
+    _check_equal({k: v.detach() for k, v in losses.items()}, got_losses)
+    _check_equal(expected, gradients)
+    assert any(one.abs().max() > 1e-3 for one in expected.values())
+
+
+def test_an_item_without_a_foreign_query_counts_as_one_map(model) -> None:
+    """Maps 2 + 2 against 1 + 1: the parts weigh 2/3 and 1/3."""
+    batch = [_item(0), _item(1), _item(2, negative=False), _item(3, negative=False)]
+    whole, _ = _step(model, batch, 1)
+    parts, gradients = _step(model, batch, 2)
+    _check_equal(whole, parts, {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"})
+    # By hand: each part's own losses, weighted.
+    model.zero_grad()
+    with EventStorage():
+        (2 / 3 * sum(model(batch[:2]).values()) + 1 / 3 * sum(model(batch[2:]).values())).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    _check_equal(expected, gradients)
+
+
+class Line(nn.Module):
+    """loss = mean of (w x - y)^2 over the items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+        self.sizes: list[int] = []
+
+    def forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        self.sizes.append(len(batch))
+        x, y = (torch.tensor([one[name] for one in batch]) for name in ("x", "y"))
+        return {"loss": ((self.weight * x - y) ** 2).mean()}
+
+
+def test_processes_exchange_gradients_once(tmp_path) -> None:
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(Line())
+        exchanged = []
+
+        def count(_, bucket):
+            exchanged.append(bucket.buffer().clone())
+            done = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        model.register_comm_hook(None, count)
+        accumulate_gradients(model, [{"x": float(x), "y": 1.0} for x in (1, 2, 3, 4)], 4)
+    finally:
+        distributed.destroy_process_group()
+    assert [one.tolist() for one in exchanged] == [[25.0]]
+    assert float(model.module.weight.grad) == 25.0
+
+
+def test_one_step_of_the_trainer_by_hand() -> None:
+    batch = [{"x": float(x), "y": 1.0} for x in (1, 2, 3, 4)]
+    model = Line()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    # A gradient left over from before must not count.
+    model.weight.grad = torch.tensor(1e6)
+    trainer = AccumulatingTrainer(model, [batch], optimizer, parts=2)
+    trainer.iter = trainer.start_iter = 0
+    with EventStorage() as storage:
+        trainer.run_step()
+        assert storage.latest()["total_loss"][0] == pytest.approx((1 + 9 + 25 + 49) / 4)
+    assert model.sizes == [2, 2]
+    # d/dw mean((2 x - 1)^2) = mean(2 x (2 x - 1)) = (2 + 12 + 30 + 56) / 4 = 25
+    assert float(model.weight.detach()) == pytest.approx(2 - 0.01 * 25)
