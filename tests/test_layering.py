@@ -27,6 +27,8 @@ RANKS = {
     "config": 4,
     "model_zoo": 4,
     "engine": 5,
+    "web": 6,
+    "cli": 7,
     "__init__": 6,
 }
 

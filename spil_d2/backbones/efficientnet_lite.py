@@ -74,7 +74,7 @@ class EfficientNetLite(Backbone):
             raise ValueError(f"OUT_FEATURES {list(out_features)}: use names among {FEATURES}")
         network = EfficientNet.from_name(f"efficientnet-{variant}")
         if pretrained:
-            network.load_state_dict(_load_imagenet_weights(variant))
+            network.load_state_dict(load_imagenet_weights(variant))
         self._out_features = [name for name in FEATURES if name in out_features]
         self._last = FEATURES.index(self._out_features[-1])
         if fold_normalization:
@@ -171,7 +171,8 @@ def build_efficientnet_lite_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Ef
     return EfficientNetLite(cfg, input_shape)
 
 
-def _load_imagenet_weights(variant: str) -> dict[str, torch.Tensor]:
+def load_imagenet_weights(variant: str) -> dict[str, torch.Tensor]:
+    """The state dict, classifier included, that the package of "lite0" or "lite2" ships."""
     module_name, class_name = _WEIGHTS[variant]
     try:
         module = importlib.import_module(module_name)

@@ -9,6 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone, build_backbone
+from torch import nn
 
 from .weights import RESNET_SHARED, RESNET_URL, resolve_weights
 
@@ -42,7 +43,7 @@ def build_frozen_backbone(cfg: CfgNode, features: Sequence[str]) -> Backbone:
         )
     backbone = build_backbone(cfg).to(cfg.MODEL.DEVICE)
     if name == "build_resnet_backbone":
-        _load_resnet(backbone)
+        load_all_weights(backbone, resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL))
     return backbone
 
 
@@ -63,15 +64,23 @@ class MissingWeights(ValueError):
     """A file of weights lacks layers that were asked for."""
 
 
-def _load_resnet(backbone: Backbone) -> None:
+def load_all_weights(model: nn.Module, weights: str) -> None:
+    """Load a checkpoint that must hold every parameter of a model.
+
+    Args:
+        model: any module; its parameters are overwritten.
+        weights: path or address that Detectron2's checkpointer opens.
+
+    Raises:
+        MissingWeights: naming the file, where it lacks some of them.
+    """
     # Detectron2 only logs which weights a file lacks, and random layers would search badly.
     with torch.no_grad():
-        for parameter in backbone.parameters():
+        for parameter in model.parameters():
             parameter.fill_(float("nan"))
-    weights = resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL)
-    DetectionCheckpointer(backbone).load(weights)
-    missing = [name for name, one in backbone.named_parameters() if one.isnan().any()]
+    DetectionCheckpointer(model).load(weights)
+    missing = [name for name, one in model.named_parameters() if one.isnan().any()]
     if missing:
         raise MissingWeights(
-            f"{weights} lacks {len(missing)} weights of the backbone, the first is {missing[0]}"
+            f"{weights} lacks {len(missing)} weights of the model, the first is {missing[0]}"
         )

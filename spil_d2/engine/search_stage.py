@@ -11,7 +11,14 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..retrieval import RegionIndex, SearchEngine, build_index, build_search_engine, search
+from ..retrieval import (
+    RegionIndex,
+    SearchEngine,
+    build_index,
+    build_search_engine,
+    open_region_index,
+    search,
+)
 from ..structures import Query, RankLists
 from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
 from .parallel_index import map_regions, num_index_workers
@@ -19,6 +26,8 @@ from .parallel_index import map_regions, num_index_workers
 logger = logging.getLogger(__name__)
 
 RANK_LISTS = "rank_lists.npz"
+# Of the index directory: one of an older format is not found, and built again.
+_INDEX_FORMAT = 2
 # The engine sets its own outputs; the others say what is done with an index, or who makes it.
 _NOT_OF_THE_INDEX = (
     "TOP_K",
@@ -76,7 +85,7 @@ def open_index(cfg, name: str, gallery: Sequence[dict], output_dir: str | Path) 
     index_dir, key = _index_place(cfg, name, gallery, output_dir)
     if not is_published(index_dir):
         _build(cfg, build_search_engine(cfg), name, gallery, index_dir, key)
-    return RegionIndex.open(index_dir)
+    return open_region_index(index_dir)
 
 
 def _index_place(
@@ -85,6 +94,7 @@ def _index_place(
     pictures = [(one["image_id"], one["file_name"], *_stamp(one["file_name"])) for one in gallery]
     model = cfg.MODEL
     parts = {
+        "format": _INDEX_FORMAT,
         "search": _plain(cfg.SEARCH),
         "gallery": pictures,
         "backbone": [model.BACKBONE.NAME, _plain(model.EFFICIENTNET), _plain(model.DENSENET)],
@@ -111,7 +121,7 @@ def _search(
     engine = build_search_engine(cfg)
     if not is_published(index_dir):
         _build(cfg, engine, name, gallery, index_dir, key)
-    index = RegionIndex.open(index_dir)
+    index = open_region_index(index_dir)
     logger.info("searching %d regions of %d images", index.num_regions, len(index))
     return search(engine, index, queries, cfg.SEARCH.TOP_K)
 

@@ -1,5 +1,5 @@
 from .engines import DASR, SEARCH_ENGINE_REGISTRY, Grid, Regions, SearchEngine, build_search_engine
-from .region_index import RegionIndex
+from .index import RegionIndex, create_region_index, open_region_index
 from .search import build_index, embed_queries, search
 from .whitening import Whitening
 
@@ -13,6 +13,8 @@ __all__ = [
     "Whitening",
     "build_index",
     "build_search_engine",
+    "create_region_index",
     "embed_queries",
+    "open_region_index",
     "search",
 ]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 
-from ..structures import Query, RankLists, Reference
-from .engines.base import Regions, SearchEngine
-from .region_index import RegionIndex
+from ..structures import Query, RankList, RankLists, Reference
+from .engines.base import LocalizingEngine, Regions, SearchEngine
+from .expansion import QueryExpansion
+from .index import RegionIndex, create_region_index
+from .rerank import KReciprocal
 
 _BATCH = 8
 
 BatchMap = Callable[[Sequence[Sequence[str]]], Iterable[list[Regions]]]
+ImageReader = Callable[[int], np.ndarray]
 
 
 def build_index(
@@ -40,7 +45,7 @@ def build_index(
     """
     batches = [gallery[start : start + _BATCH] for start in range(0, len(gallery), _BATCH)]
     files = [[str(item["file_name"]) for item in batch] for batch in batches]
-    index = RegionIndex(is_centred=is_centred)
+    index = create_region_index("exact", is_centred=is_centred)
     ids: list[int] = []
     regions: list[Regions] = []
     for batch, found in zip(batches, (map_batches or _map_here(engine))(files)):
@@ -56,7 +61,37 @@ def _map_here(engine: SearchEngine) -> BatchMap:
     return lambda files: (engine.regions([read_rgb(name) for name in one]) for one in files)
 
 
-def search(engine: SearchEngine, index: RegionIndex, queries: Sequence[Query], k: int) -> RankLists:
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is done to an engine's ranking.
+
+    Attributes:
+        expansion: query expansion before the gallery is ranked again; None for none.
+        reciprocal: k-reciprocal re-ranking of the head of each list; None for none.
+    """
+
+    expansion: QueryExpansion | None = None
+    reciprocal: KReciprocal | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> SearchSettings:
+        """As `cfg.SEARCH.QE` and `cfg.SEARCH.KRECIPROCAL` say."""
+        qe, kr = cfg.SEARCH.QE, cfg.SEARCH.KRECIPROCAL
+        return cls(
+            QueryExpansion(qe.NUM_REGIONS, qe.ALPHA) if qe.ENABLED else None,
+            KReciprocal(kr.K1, kr.K2, kr.WEIGHT, kr.SHORTLIST) if kr.ENABLED else None,
+        )
+
+
+def search(
+    engine: SearchEngine,
+    index: RegionIndex,
+    queries: Sequence[Query],
+    k: int,
+    *,
+    settings: SearchSettings | None = None,
+    read_image: ImageReader | None = None,
+) -> RankLists:
     """Rank the gallery for queries; an image that a query was taken from is not in its list.
 
     Args:
@@ -64,12 +99,93 @@ def search(engine: SearchEngine, index: RegionIndex, queries: Sequence[Query], k
         index: of the gallery.
         queries: what to search for.
         k: length of the lists at most.
+        settings: query expansion and re-ranking; None for neither.
+        read_image: image id -> (H, W, 3) uint8 RGB; only a `LocalizingEngine` needs it.
+
+    Raises:
+        ValueError: a `LocalizingEngine` without `read_image`.
     """
     if not queries:
         return RankLists(())
-    embeddings = embed_queries(engine, queries)
-    ids = [query.id for query in queries]
-    return index.search(ids, embeddings, k, [query.own_image_ids for query in queries])
+    if isinstance(engine, LocalizingEngine) and read_image is None:
+        raise ValueError(
+            f"{type(engine).__name__} looks for boxes in the ranked pictures: search needs "
+            "read_image"
+        )
+    lists = rank_gallery(index, queries, embed_queries(engine, queries), k, settings)
+    if isinstance(engine, LocalizingEngine) and read_image is not None:
+        (lists,) = localize_lists(engine, queries, [lists], read_image)
+    return lists
+
+
+def rank_gallery(
+    index: RegionIndex,
+    queries: Sequence[Query],
+    embeddings: np.ndarray,
+    k: int,
+    settings: SearchSettings | None = None,
+) -> RankLists:
+    """Rank the gallery by embeddings that are there already; arguments as for `search`.
+
+    Args:
+        embeddings: (Q, D) of the queries, as `embed_queries` returns them.
+    """
+    settings = settings or SearchSettings()
+    ids, own = [query.id for query in queries], [query.own_image_ids for query in queries]
+    if settings.expansion is not None:
+        lists = index.search(ids, embeddings, settings.expansion.num_regions, own)
+        embeddings = settings.expansion.apply(embeddings, lists, index)
+    if settings.reciprocal is None:
+        return index.search(ids, embeddings, k, own)
+    lists = index.search(ids, embeddings, max(k, settings.reciprocal.shortlist), own)
+    return settings.reciprocal.apply(embeddings, lists, index).top(k)
+
+
+def localize_lists(
+    engine: LocalizingEngine,
+    queries: Sequence[Query],
+    many: Sequence[RankLists],
+    read_image: ImageReader,
+) -> list[RankLists]:
+    """Rank lists with the engine's boxes in place of the regions'.
+
+    A query of several references is looked for by its primary one. Each gallery picture is read
+    and passed through the backbone once, whatever the number of lists that it is in.
+
+    Args:
+        engine: that the lists come from.
+        queries: of the lists.
+        many: several sets of rank lists of the same queries, e.g. before and after re-ranking.
+        read_image: image id -> (H, W, 3) uint8 RGB.
+    """
+    cues = _cues(engine, queries)
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for lists in many:
+        for one in lists.lists:
+            for image_id in one.image_ids.tolist():
+                wanted[image_id].add(one.query_id)
+    boxes: dict[tuple[int, int], np.ndarray] = {}
+    for image_id, members in wanted.items():
+        found = engine.localize(read_image(image_id), [cues[query_id] for query_id in members])
+        boxes.update({(query_id, image_id): box for query_id, box in zip(members, found)})
+    return [RankLists(tuple(_with_boxes(one, boxes) for one in lists.lists)) for lists in many]
+
+
+def _cues(engine: LocalizingEngine, queries: Sequence[Query]) -> dict[int, Any]:
+    places: dict[str, list[Query]] = defaultdict(list)
+    for query in queries:
+        places[query.primary.file_name].append(query)
+    cues = {}
+    for file_name, members in places.items():
+        boxes = np.array([query.primary.box for query in members], np.float32)
+        found = engine.cues(read_rgb(file_name), boxes)
+        cues.update({query.id: cue for query, cue in zip(members, found)})
+    return cues
+
+
+def _with_boxes(one: RankList, boxes: Mapping[tuple[int, int], np.ndarray]) -> RankList:
+    rows = [boxes[one.query_id, image_id] for image_id in one.image_ids.tolist()]
+    return replace(one, boxes=np.array(rows, np.float32).reshape(-1, 4))
 
 
 def embed_queries(engine: SearchEngine, queries: Sequence[Query]) -> np.ndarray:

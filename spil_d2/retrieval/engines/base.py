@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from fvcore.common.registry import Registry
@@ -57,4 +58,32 @@ class SearchEngine(ABC):
 
         Returns:
             (N, D) float32, L2-normalized, comparable with those of `regions`.
+        """
+
+
+class LocalizingEngine(SearchEngine):
+    """An engine that finds the query's box in a picture only after the picture was ranked.
+
+    Its regions describe whole pictures. `search` asks for `cues` once a query and for `localize`
+    once a ranked picture, with the cues of all queries that rank it.
+    """
+
+    @abstractmethod
+    def cues(self, image: np.ndarray, boxes: np.ndarray) -> list[Any]:
+        """What `localize` must know of the query boxes (N, 4), XYXY_ABS, on a picture.
+
+        Returns:
+            N objects that only `localize` of the same engine looks into.
+        """
+
+    @abstractmethod
+    def localize(self, image: np.ndarray, cues: Sequence[Any]) -> np.ndarray:
+        """Where the queries are in a ranked picture, should they be there.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            cues: of N queries, from `cues`.
+
+        Returns:
+            (N, 4) float32 boxes of area > 0, XYXY_ABS in pixels of the picture.
         """

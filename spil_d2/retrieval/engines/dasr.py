@@ -76,7 +76,7 @@ class DASR(PooledSearchEngine):
             whitening=whitening,
             bf16=bf16,
             layers=needed,
-            **normalization,  # type: ignore[arg-type]
+            **normalization,
         )
         self.response_layer, self.stop_at = response_layer, stop_at
         self.nms_variant, self.percentile = nms_variant, percentile

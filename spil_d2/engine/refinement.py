@@ -1,0 +1,134 @@
+"""Serving an adapted localizer: boxes, probabilities and masks for the hits of a search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..data.pictures import Picture, read_picture
+from ..modeling import QueryRCNN
+from ..structures import Box, SearchHit
+from ..utils.artifacts import is_published
+from .index_config import load_config
+from .localizer import LocalizerSettings
+from .presets import resolve_config
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, CONFIG = "model.pth", "config.yaml"
+CONFIDENT = 0.5
+"""Score above which a hit's crop joins the mean kernel, as confident candidates do in training."""
+
+Shown = tuple[np.ndarray, Sequence[Box]]
+
+
+class Refiner:
+    """A trained QueryRCNN that looks at pictures one by one. Threads may share it."""
+
+    def __init__(self, model: QueryRCNN, cfg: CfgNode):
+        """
+        Args:
+            model: trained; it is put into evaluation mode for good.
+            cfg: that it was trained with.
+        """
+        self._model = model.eval()
+        self._settings = LocalizerSettings.from_config(cfg)
+        self._resize = T.ResizeShortestEdge([self._settings.min_size] * 2, self._settings.max_size)
+
+    @classmethod
+    def open(cls, directory: Path) -> Refiner | None:
+        """The newest localizer that `adapt` has published in `directory`, if there is one."""
+        place = newest_localizer(directory)
+        if place is None:
+            return None
+        cfg = load_config(place / CONFIG)
+        # The file has them all.
+        cfg.MODEL.WEIGHTS = ""
+        resolve_config(cfg)
+        model = build_model(cfg)
+        weights = torch.load(place / WEIGHTS, map_location="cpu", weights_only=True)
+        model.load_state_dict(weights)
+        return cls(model, cfg)
+
+    def refine(
+        self, references: Sequence[Shown], hits: Sequence[SearchHit], locate: Callable[[int], Path]
+    ) -> Iterator[SearchHit]:
+        """See `Searcher.refine`.
+
+        Args:
+            references: pictures (H, W, 3) uint8 RGB with boxes in their pixels.
+            hits: of the search.
+            locate: image id -> file.
+        """
+        crops = [(image, box) for image, boxes in references for box in boxes]
+        vectors = self._encode(crops)
+        confident = [one for one in hits if one.score > CONFIDENT][: self._settings.num_crops]
+        others = {one.image_id: self._encode([self._crop_of(one, locate)]) for one in confident}
+        for hit in hits:
+            # Leave one out: a picture is no evidence for itself (D14).
+            rows = [vectors, *(row for image_id, row in others.items() if image_id != hit.image_id)]
+            kernel = torch.cat(rows)[: max(len(vectors), self._settings.num_crops)].mean(dim=0)
+            picture = read_picture(locate(hit.image_id), self._settings.max_size)
+            yield _refined(hit, self._detect(picture, kernel))
+
+    def _crop_of(self, hit: SearchHit, locate: Callable[[int], Path]) -> tuple[np.ndarray, Box]:
+        picture = read_picture(locate(hit.image_id), self._settings.max_size)
+        x0, y0, x1, y1 = picture.from_displayed(np.array([hit.box]))[0].tolist()
+        return picture.pixels, (x0, y0, x1, y1)
+
+    def _encode(self, places: Sequence[tuple[np.ndarray, Box]]) -> Tensor:
+        """(N, C) object vectors of boxes on pictures."""
+        crops, inside = [], []
+        for image, box in places:
+            crop, box_inside = self._settings.crop.crop(self._in_format(image), box)
+            crops.append(torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))))
+            inside.append(torch.from_numpy(box_inside))
+        with torch.no_grad():
+            return self._model.encode_query(torch.stack(crops), torch.stack(inside))
+
+    def _detect(self, picture: Picture, kernel: Tensor) -> Instances:
+        """At most one instance, in pixels of the displayed picture."""
+        pixels = self._in_format(picture.pixels)
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        model = self._model
+        with torch.no_grad():
+            images = model.preprocess([tensor])
+            features = model.encode_gallery(images)
+            (found,) = model.detect(features, kernel[None].to(model.device), images.image_sizes)
+            return detector_postprocess(found[:1], picture.height, picture.width)
+
+    def _in_format(self, image: np.ndarray) -> np.ndarray:
+        """RGB in the model's order of channels."""
+        return image if self._settings.image_format == "RGB" else image[:, :, ::-1]
+
+
+def newest_localizer(directory: Path) -> Path | None:
+    """The published localizer with the highest number in `directory`."""
+    if not directory.is_dir():
+        return None
+    return max((one for one in directory.iterdir() if is_published(one)), default=None)
+
+
+def _refined(hit: SearchHit, found: Instances) -> SearchHit:
+    if not len(found):
+        return replace(hit, score=0.0)
+    x0, y0, x1, y1 = found.pred_boxes.tensor[0].tolist()
+    mask = None
+    if found.has("pred_masks"):
+        pixels = found.pred_masks[0].cpu().numpy().astype(np.uint8)
+        mask = mask_util.encode(np.asfortranarray(pixels))
+        mask["counts"] = mask["counts"].decode("ascii")
+    return replace(hit, box=(x0, y0, x1, y1), score=float(found.scores[0]), mask=mask)
