@@ -111,7 +111,7 @@ def read_picture(path: str | Path, enough_side: int | None = None) -> Picture:
                     path,
                     f"{image.width}x{image.height} pixels are more than the allowed {MAX_PIXELS}",
                 )
-            return _decode(image, enough_side)
+            return picture_of(image, enough_side)
     except UnreadablePictureError:
         raise
     except _DECODER_ERRORS as error:
@@ -148,7 +148,8 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in (*_FORMATS, *_OPTIONAL_FORMATS) if name in Image.OPEN)
 
 
-def _decode(image: Image.Image, enough_side: int | None) -> Picture:
+def picture_of(image: Image.Image, enough_side: int | None) -> Picture:
+    """Decode an opened image as `read_picture` does; any of Pillow's errors passes through."""
     width, height = image.size
     if enough_side is not None and max(image.size) > enough_side:
         part = enough_side / max(image.size)

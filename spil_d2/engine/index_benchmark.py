@@ -80,16 +80,19 @@ class SyntheticGallery:
 class BackendResult:
     """What one backend did. Sizes are in MiB; memory is resident, of a process of its own.
 
+    Times are passed time, and with `cpu` the processor time of all threads: where the machine has
+    other work, or fewer cores than threads, only that says something of the backend.
+
     Attributes:
         backend: with its settings.
         regions: that were indexed.
-        build_s: adding all and persisting.
+        build_s, build_cpu_s: adding all and persisting.
         build_mb: the most memory meanwhile.
         disk_mb: of the index directory.
         open_s: opening the persisted index.
-        single_ms: a query alone, the median.
-        batch_ms: for each of the queries in one call.
-        filtered_ms: a query alone, when a tenth of the images may be ranked.
+        single_ms, single_cpu_ms: a query alone, the median.
+        batch_ms, batch_cpu_ms: for each of the queries in one call.
+        filtered_ms, filtered_cpu_ms: a query alone, when a tenth of the images may be ranked.
         recall: part of the k images of the exact backend that are found.
         search_mb: memory for opening and searching, without what the program itself takes; pages
             of memory-mapped files that were read count, and the system may drop them.
@@ -99,12 +102,16 @@ class BackendResult:
     backend: str
     regions: int
     build_s: float
+    build_cpu_s: float
     build_mb: float
     disk_mb: float
     open_s: float
     single_ms: float
+    single_cpu_ms: float
     batch_ms: float
+    batch_cpu_ms: float
     filtered_ms: float
+    filtered_cpu_ms: float
     recall: float
     search_mb: float
     add_s: float
@@ -177,18 +184,18 @@ def _in_process(function: Callable[..., Any], *args: Any) -> Any:
 def _build(gallery: SyntheticGallery, name: str, place: Path) -> dict[str, float]:
     shutil.rmtree(place, ignore_errors=True)
     before = _resident()
-    seconds = 0.0
+    seconds = np.zeros(2)
     with create_region_index(name, place) as index:
         for ids, regions in gallery.batches():
-            start = time.perf_counter()
-            index.add(ids, regions)
-            seconds += time.perf_counter() - start
-        start = time.perf_counter()
-        index.persist()
-        seconds += time.perf_counter() - start
+            seconds += _timed(index.add, ids, regions)
+        seconds += _timed(index.persist)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    return {"build_s": seconds, "build_mb": peak - before, "disk_mb": size / _MIB}
+    return {
+        **_named("build", "s", seconds),
+        "build_mb": peak - before,
+        "disk_mb": size / _MIB,
+    }
 
 
 def _search(
@@ -204,9 +211,8 @@ def _search(
         index.search(ids[:2], queries[:2], k)
         alone = ids[:_SINGLE_QUERIES]
         single = [_timed(index.search, [i], queries[i : i + 1], k) for i in alone]
-        start = time.perf_counter()
+        batch = _timed(index.search, ids, queries, k) / len(ids)
         lists = index.search(ids, queries, k)
-        batch = time.perf_counter() - start
         memory = _resident() - before
         some = index.image_ids[::10].tolist()
         filtered = [_timed(index.search, [i], queries[i : i + 1], k, None, some) for i in alone]
@@ -217,19 +223,24 @@ def _search(
         added = time.perf_counter() - start
     measured = {
         "open_s": open_s,
-        "single_ms": 1000 * float(np.median(single)),
-        "batch_ms": 1000 * batch / len(ids),
-        "filtered_ms": 1000 * float(np.median(filtered)),
+        **_named("single", "ms", 1000 * np.median(single, axis=0)),
+        **_named("batch", "ms", 1000 * batch),
+        **_named("filtered", "ms", 1000 * np.median(filtered, axis=0)),
         "search_mb": memory,
         "add_s": added,
     }
     return measured, np.stack([lists[i].image_ids for i in ids])
 
 
-def _timed(function: Callable[..., Any], *args: Any) -> float:
-    start = time.perf_counter()
+def _timed(function: Callable[..., Any], *args: Any) -> np.ndarray:
+    """(2,) seconds that passed, and of the processor."""
+    start = time.perf_counter(), time.process_time()
     function(*args)
-    return time.perf_counter() - start
+    return np.subtract((time.perf_counter(), time.process_time()), start)
+
+
+def _named(name: str, unit: str, times: np.ndarray) -> dict[str, float]:
+    return {f"{name}_{unit}": float(times[0]), f"{name}_cpu_{unit}": float(times[1])}
 
 
 def _resident() -> float:
@@ -249,12 +260,16 @@ def _write(
         "backend": "backend",
         "regions": "regions",
         "single_ms": "ms/query, one",
+        "single_cpu_ms": "CPU ms",
         "batch_ms": f"ms/query, {gallery.num_queries} at once",
+        "batch_cpu_ms": "CPU ms",
         "filtered_ms": "ms/query, a tenth allowed",
+        "filtered_cpu_ms": "CPU ms",
         "recall": f"recall@{k}",
         "search_mb": "memory, MiB",
         "disk_mb": "disk, MiB",
         "build_s": "build, s",
+        "build_cpu_s": "CPU s",
         "build_mb": "memory to build, MiB",
         "open_s": "open, s",
         "add_s": "add an image, s",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 from PIL import Image
 
-from ..data.pictures import Picture, _decode
+from ..data.pictures import Picture, picture_of
 from .settings import PICTURE_FORMATS, WebSettings
 
 _OVERHEAD = 4096
@@ -117,7 +117,7 @@ def decode_picture(data: bytes, enough_side: int | None = None) -> Picture:
     """
     with _open(data) as image:
         try:
-            return _decode(image, enough_side)
+            return picture_of(image, enough_side)
         except _DAMAGE as error:
             raise PictureError("the picture is damaged: it cannot be read to its end") from error
 

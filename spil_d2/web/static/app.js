@@ -358,7 +358,7 @@ function marksChanged() {
   for (const hit of results.hits) results.updateState(hit.image_id);
   const [right, wrong] = [markedHits("right").length, markedHits("wrong").length];
   $("add-right").hidden = right === 0;
-  $("add-right").textContent = `Add the ${right} right ${right === 1 ? "one" : "ones"} to the query`;
+  $("add-right").textContent = `Add the ${right} right to the query`;
   $("leave-out-label").hidden = wrong === 0;
   $("leave-out-label").querySelector("span").textContent = `Leave out the ${wrong} marked wrong`;
   $("download-marks").hidden = right + wrong === 0;
