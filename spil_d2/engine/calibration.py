@@ -22,7 +22,7 @@ from ..retrieval.index import RegionIndex
 logger = logging.getLogger(__name__)
 
 BACKGROUND_IMAGES = 128
-NUM_PAIRS = 32
+NUM_PAIRS = 48
 MIN_IMAGES = 8
 """Below so many pictures nothing is fitted, and `DEFAULT_WEIGHTS` stand."""
 
@@ -39,7 +39,7 @@ _OBJECT_AREA = (0.03, 0.6)
 _PASTED_AREA = (0.05, 0.5)
 # Sides of a window that stands for an object where no region does, as parts of the picture's.
 _WINDOW_SIDES = (0.3, 0.7)
-_RIDGE = 1e-3
+_RIDGE = 1e-5
 
 ReadPicture = Callable[[int], Picture]
 
@@ -62,7 +62,8 @@ class Calibrator:
     order and the rejection curve stay. Below `MIN_IMAGES` pictures nothing is fitted.
 
     Attributes:
-        weights: of the similarity, the z-score, and 1; the first two are not negative.
+        weights: of the similarity, the z-score, and 1, for even odds; the first two are not
+            negative.
         is_fitted: False where `weights` are the default.
         num_images: of the index when it was fitted.
         embeddings: (R, D) float16, the background's regions.
@@ -93,9 +94,8 @@ class Calibrator:
         Returns:
             (K,) float64 in [0, 1], growing with the similarity.
         """
-        prior = min(MAX_PRIOR, EXPECTED_IMAGES / max(num_images, 1))
         evidence = _features(similarities, background) @ np.array(self.weights[:2])
-        return expit(evidence + self.weights[2] + logit(prior))
+        return expit(evidence + self.weights[2] + logit(expected_prior(num_images)))
 
     def save(self, path: Path) -> None:
         """Write one .npz (no pickle), whole or not at all."""
@@ -177,16 +177,27 @@ def fit_calibrator(
         negatives.append(_features(others[: max(1, int(len(others) * (1 - _TRIMMED)))], own))
     if not positives:
         return background
-    weights = fit_logistic(np.concatenate(positives), np.concatenate(negatives))
+    # Fitted at the odds of a real search, so that it is right where few negatives come near.
+    prior = expected_prior(len(ids))
+    a, b, c = fit_logistic(np.concatenate(positives), np.concatenate(negatives), prior)
+    weights = (a, b, c - float(logit(prior)))
     logger.info("scores: weights %s from %d pairs", np.round(weights, 3), len(positives))
     return Calibrator(weights, True, len(ids), background.embeddings, background.offsets)
 
 
-def fit_logistic(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
-    """Logistic regression on two features, both classes of equal weight, no negative slope.
+def expected_prior(num_images: int) -> float:
+    """Part of an index's pictures that are expected to show an instance."""
+    return min(MAX_PRIOR, EXPECTED_IMAGES / max(num_images, 1))
+
+
+def fit_logistic(
+    positives: np.ndarray, negatives: np.ndarray, prior: float = 0.5
+) -> tuple[float, float, float]:
+    """Logistic regression on two features, without negative slopes.
 
     Args:
         positives, negatives: (N, 2) features of each class.
+        prior: weight of all positives together; the negatives have the rest.
 
     Returns:
         The weights of the features and of 1.
@@ -194,9 +205,8 @@ def fit_logistic(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, f
     x = np.concatenate([positives, negatives])
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     signs = np.repeat([1.0, -1.0], [len(positives), len(negatives)])
-    shares = np.repeat(
-        [0.5 / len(positives), 0.5 / len(negatives)], [len(positives), len(negatives)]
-    )
+    counts = [len(positives), len(negatives)]
+    shares = np.repeat([prior / counts[0], (1 - prior) / counts[1]], counts)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         margins = signs * (x @ weights)

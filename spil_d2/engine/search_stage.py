@@ -19,6 +19,7 @@ from ..retrieval import (
     open_region_index,
     search,
 )
+from ..retrieval.search import SearchSettings, read_rgb
 from ..structures import Query, RankLists
 from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
 from .parallel_index import map_regions, num_index_workers
@@ -36,6 +37,8 @@ _NOT_OF_THE_INDEX = (
     "NUM_WORKERS",
     "RERANK",
     "OUT_FEATURES",
+    "QE",
+    "KRECIPROCAL",
 )
 
 
@@ -62,6 +65,7 @@ def search_dataset(
         {
             "index": index_key,
             "top_k": cfg.SEARCH.TOP_K,
+            "reranking": [_plain(cfg.SEARCH.QE), _plain(cfg.SEARCH.KRECIPROCAL)],
             "queries": [[q.id, *[(r.file_name, r.box) for r in q.references]] for q in queries],
         }
     )
@@ -123,7 +127,15 @@ def _search(
         _build(cfg, engine, name, gallery, index_dir, key)
     index = open_region_index(index_dir)
     logger.info("searching %d regions of %d images", index.num_regions, len(index))
-    return search(engine, index, queries, cfg.SEARCH.TOP_K)
+    files = {int(one["image_id"]): one["file_name"] for one in gallery}
+    return search(
+        engine,
+        index,
+        queries,
+        cfg.SEARCH.TOP_K,
+        settings=SearchSettings.from_config(cfg),
+        read_image=lambda image_id: read_rgb(files[image_id]),
+    )
 
 
 def _build(

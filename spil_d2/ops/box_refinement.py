@@ -29,11 +29,11 @@ class GrabCutRefinement:
         weight: of the foreground's box in the result; the rest is the given box's.
     """
 
-    side: int = 240
+    side: int = 160
     context: float = 0.6
     rim: float = 0.12
     core: float = 0.5
-    iterations: int = 2
+    iterations: int = 1
     min_iou: float = 0.6
     weight: float = 0.7
 

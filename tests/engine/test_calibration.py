@@ -29,10 +29,19 @@ def test_the_fit_finds_the_log_odds_of_two_gaussians(monkeypatch) -> None:
     np.testing.assert_allclose(fit_logistic(positives, negatives), [2, 0, -2], atol=0.08)
 
 
+def test_the_prior_moves_the_odds_alone(monkeypatch) -> None:
+    """Where the log odds are linear, other odds of the classes add their own logarithm."""
+    monkeypatch.setattr(calibration, "_RIDGE", 0.0)
+    rng = np.random.default_rng(0)
+    positives, negatives = rng.normal([2, 0], 1, (60_000, 2)), rng.normal(0, 1, (60_000, 2))
+    found = fit_logistic(positives, negatives, 0.1)
+    np.testing.assert_allclose(found, [2, 0, -2 + np.log(0.1 / 0.9)], atol=0.1)
+
+
 def test_slopes_are_never_negative() -> None:
     low, high = np.zeros((50, 2)), np.ones((50, 2))
     a, b, c = fit_logistic(low, high)
-    assert (a, b) == (0, 0) and c == pytest.approx(0, abs=1e-6)
+    assert (a, b) == (0, 0) and c == pytest.approx(0, abs=1e-4)
 
 
 def made(weights: tuple[float, float, float] = (0.0, 1.0, -2.0)) -> Calibrator:

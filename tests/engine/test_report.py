@@ -198,3 +198,7 @@ def test_build_from_rank_lists() -> None:
     assert (second.is_relevant, second.final_box, second.improvement) == (False, None, None)
     (untold,) = build_report_queries([query], gallery, search, final)
     assert [entry.is_relevant for entry in untold.entries] == [None, None]
+    masks = {(1, 7): np.ones((10, 10), bool), (2, 6): np.zeros((10, 10), bool)}
+    (tinted,) = build_report_queries([query], gallery, search, final, masks=masks)
+    assert [entry.mask is masks[1, 7] for entry in tinted.entries] == [False, True]
+    assert tinted.entries[0].mask is None

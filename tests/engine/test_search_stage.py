@@ -18,6 +18,11 @@ from spil_d2.structures import RankLists
 
 INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant_test.yaml"
 
+RMAC = (
+    *("SEARCH.ENGINE", "RMAC", "SEARCH.DESCRIPTOR_LAYERS", ["c4"]),
+    *("SEARCH.POOLINGS", ["max"], "SEARCH.LAYER_WEIGHTS", [1.0]),
+)
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
@@ -60,6 +65,46 @@ def test_shorter_lists_need_no_new_index(dataset, tmp_path) -> None:
     assert {len(one) for one in short.lists} == {3}
     assert len(list((tmp_path / "index").iterdir())) == 1
     assert len(list((tmp_path / "search").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("SEARCH.QE.ENABLED", True),
+        (
+            "SEARCH.KRECIPROCAL.ENABLED",
+            True,
+            "SEARCH.KRECIPROCAL.K1",
+            3,
+            "SEARCH.KRECIPROCAL.K2",
+            2,
+        ),
+    ],
+)
+def test_expansion_and_reranking_make_other_lists_of_the_same_index(
+    dataset, tmp_path, change
+) -> None:
+    plain = _search(_config(), dataset, tmp_path)
+    other = _search(_config(*change), dataset, tmp_path)
+    assert len(list((tmp_path / "index").iterdir())) == 1
+    assert any(
+        not np.array_equal(plain[query_id].similarities, other[query_id].similarities)
+        for query_id in plain
+    )
+
+
+def test_an_engine_that_localizes_at_query_time_reads_the_ranked_pictures(
+    dataset, tmp_path
+) -> None:
+    lists = _search(_config(*RMAC), dataset, tmp_path)
+    sizes = {one["image_id"]: (one["width"], one["height"]) for one in dataset[0]}
+    areas = []
+    for one in lists.lists:
+        for image_id, (x0, y0, x1, y1) in zip(one.image_ids.tolist(), one.boxes.tolist()):
+            width, height = sizes[image_id]
+            assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+            areas.append((x1 - x0) * (y1 - y0) / (width * height))
+    assert min(areas) < 0.9, "each box is the whole picture: nothing was localized"
 
 
 @pytest.mark.parametrize(
