@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spil_d2.engine.trainer import SpilTrainer
@@ -32,8 +33,13 @@ def test_training_writes_its_summary_and_report(undisturbed) -> None:
         assert 0 <= summary[name] <= 1, name
     assert summary["seconds"] > 0
     assert len(summary["miou_stage"]) == 2
-    # The last stage's boxes are the final ones; re-ranking moves no box.
-    assert summary["miou_stage"][-1] == pytest.approx(summary["miou_final"])
+    final = RankLists.load(output / "inference" / "ins_mini" / "final_rank_lists.npz")
+    for one in RankLists.load(output / "stages" / "02" / "rank_lists.npz").lists:
+        last = dict(zip(final[one.query_id].image_ids.tolist(), final[one.query_id].boxes))
+        assert sorted(last) == sorted(one.image_ids.tolist()), "re-ranking keeps the images"
+        for image_id, box, p in zip(one.image_ids.tolist(), one.boxes, one.probabilities):
+            if p <= 0.02:  # TAU of the final pool: below, no box is refined.
+                np.testing.assert_array_equal(last[image_id], box)
     report = (output / "report.html").read_text()
     assert "stage 1" in report and "data:image/jpeg;base64," in report
 
