@@ -30,7 +30,7 @@ class FaissIndex(SegmentedIndex):
 
     backend: ClassVar[str] = "faiss"
 
-    def __init__(self, *, is_centred: bool = False, probed: float = 0.03) -> None:
+    def __init__(self, *, is_centred: bool = False, probed: float = 0.12) -> None:
         """
         Args:
             is_centred: see `RegionIndex`.
