@@ -244,6 +244,8 @@ def _stage_rows(summary: dict, stages: list[dict]) -> list[StageRow]:
                 statistics["mean_weight"],
             )
         )
+    if "miou_final" in summary:
+        rows.append(StageRow("final boxes", 100 * summary["miou_final"]))
     return rows
 
 
