@@ -29,6 +29,8 @@ CREATE INDEX IF NOT EXISTS by_status ON files (status);
 """
 _SCANNED = "CREATE TEMP TABLE scanned (path TEXT PRIMARY KEY, size INT, mtime_ns INT, error TEXT)"
 _PRESENT = "status NOT IN ('leaving', 'gone')"
+# SQLite takes at least 999 values in a query.
+_IDS_AT_ONCE = 500
 _COLUMNS = "id, path, width, height, status, error"
 
 
@@ -142,10 +144,19 @@ class FileTable:
 
     def by_id(self, image_id: int) -> FileRow:
         """A file of the index, also one that has left it; KeyError for another number."""
-        found = self._select("WHERE id = ?", (int(image_id),))
-        if not found:
-            raise KeyError(f"the index has no image {image_id}")
-        return found[0]
+        return self.by_ids([image_id])[0]
+
+    def by_ids(self, image_ids: Sequence[int]) -> list[FileRow]:
+        """`by_id` of many, in their order."""
+        found: dict[int, FileRow] = {}
+        for start in range(0, len(image_ids), _IDS_AT_ONCE):
+            some = tuple(int(one) for one in image_ids[start : start + _IDS_AT_ONCE])
+            marks = ",".join("?" * len(some))
+            found.update((row.id, row) for row in self._select(f"WHERE id IN ({marks})", some))
+        missing = [one for one in image_ids if one not in found]
+        if missing:
+            raise KeyError(f"the index has no image {missing[0]}")
+        return [found[one] for one in image_ids]
 
     def by_path(self, path: str) -> FileRow | None:
         """The present file of a relative path."""

@@ -328,7 +328,7 @@ class Searcher:
         scores = self._calibrator.probabilities(
             ranked.similarities, background, len(self._regions)
         ).tolist()
-        rows = [self._row(image_id) for image_id in ranked.image_ids.tolist()]
+        rows = self._index.files.by_ids(ranked.image_ids.tolist())
         parts = zip(rows, ranked.boxes.tolist(), scores, ranked.similarities.tolist())
         return [
             SearchHit(rank, row.path, row.id, (box[0], box[1], box[2], box[3]), score, similarity)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spil_d2.engine import folder_index, segments
+from spil_d2.engine import file_table, folder_index, segments
 from spil_d2.engine.file_table import INDEXED, UNREADABLE, FileTable
 from spil_d2.engine.folder_index import IndexSettings, index_folder
 from spil_d2.engine.folder_scan import scan_folder
@@ -365,3 +365,16 @@ def test_the_table_tells_files_apart(tmp_path):
     assert table.count(UNREADABLE) == 0
     with pytest.raises(KeyError, match="no image 9"):
         table.by_id(9)
+    assert [row.path for row in table.by_ids([2, 1, 2])] == ["b.jpg", "a.jpg", "b.jpg"]
+    with pytest.raises(KeyError, match="no image 7"):
+        table.by_ids([1, 7])
+
+
+def test_many_rows_are_looked_up_in_parts(tmp_path, monkeypatch):
+    for number in range(7):
+        (tmp_path / f"{number}.jpg").write_bytes(b"1")
+    table = FileTable(tmp_path / "files.sqlite")
+    table.update(scan_folder(tmp_path))
+    monkeypatch.setattr(file_table, "_IDS_AT_ONCE", 2)
+    wanted = [5, 1, 7, 2, 3]
+    assert [row.id for row in table.by_ids(wanted)] == wanted
