@@ -18,6 +18,8 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_backbone_config(cfg)
     add_query_config(cfg)
     add_search_config(cfg)
+    add_engine_config(cfg)
+    add_reranking_config(cfg)
     add_stage_config(cfg)
     add_coattention_config(cfg)
     add_augmentation_config(cfg)
@@ -151,6 +153,9 @@ def add_search_config(cfg: CN) -> None:
     # One more region: the whole picture.
     cfg.SEARCH.DASR.ADD_WHOLE_IMAGE = False
 
+
+def add_engine_config(cfg: CN) -> None:
+    # What single search engines take beside the keys above.
     # Windows of Grid and ViT beside the whole picture: side as a fraction, windows per axis.
     cfg.SEARCH.GRID = CN()
     cfg.SEARCH.GRID.SCALES = [[2 / 3, 3], [1 / 2, 3]]
@@ -189,6 +194,9 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.VIT.WEIGHTS = ""
     # Of the patch tokens, as in POOLINGS.
     cfg.SEARCH.VIT.POOLING = "mean"
+
+
+def add_reranking_config(cfg: CN) -> None:
     # Query expansion: the query averaged with the first regions it finds, each weighted by its
     # similarity to the power of ALPHA (0: average QE).
     cfg.SEARCH.QE = CN()
