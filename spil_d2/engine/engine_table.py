@@ -34,6 +34,7 @@ from ..utils.artifacts import (
     read_manifest,
     write_json_atomic,
 )
+from .index_config import engine_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +118,11 @@ def engine_rows(
 
 def _key(cfg: CfgNode, dataset: Dataset) -> str:
     """Of everything that an index depends on."""
-    search = {key: one for key, one in cfg.SEARCH.items() if key not in ("QE", "KRECIPROCAL")}
-    model = cfg.MODEL
     pictures = [
         (one["image_id"], one["file_name"], Path(one["file_name"]).stat().st_mtime_ns)
         for one in dataset.gallery
     ]
-    backbone = [model.BACKBONE.NAME, model.EFFICIENTNET, model.DENSENET]
-    pixels = [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD]
-    return fingerprint([dataset.name, pictures, search, backbone, pixels])
+    return fingerprint([dataset.name, pictures, engine_fingerprint(cfg), cfg.SEARCH.CENTRED])
 
 
 def _tail(cfg: CfgNode) -> dict:

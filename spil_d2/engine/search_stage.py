@@ -22,6 +22,7 @@ from ..retrieval import (
 from ..retrieval.search import SearchSettings, read_rgb
 from ..structures import Query, RankLists
 from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
+from .index_config import engine_fingerprint
 from .parallel_index import map_regions, num_index_workers
 
 logger = logging.getLogger(__name__)
@@ -29,17 +30,6 @@ logger = logging.getLogger(__name__)
 RANK_LISTS = "rank_lists.npz"
 # Of the index directory: one of an older format is not found, and built again.
 _INDEX_FORMAT = 2
-# The engine sets its own outputs; the others say what is done with an index, or who makes it.
-_NOT_OF_THE_INDEX = (
-    "TOP_K",
-    "RANK_LISTS",
-    "MIN_SIMILARITY",
-    "NUM_WORKERS",
-    "RERANK",
-    "OUT_FEATURES",
-    "QE",
-    "KRECIPROCAL",
-)
 
 
 def search_dataset(
@@ -65,7 +55,7 @@ def search_dataset(
         {
             "index": index_key,
             "top_k": cfg.SEARCH.TOP_K,
-            "reranking": [_plain(cfg.SEARCH.QE), _plain(cfg.SEARCH.KRECIPROCAL)],
+            "reranking": [dict(cfg.SEARCH.QE), dict(cfg.SEARCH.KRECIPROCAL)],
             "queries": [[q.id, *[(r.file_name, r.box) for r in q.references]] for q in queries],
         }
     )
@@ -96,15 +86,14 @@ def _index_place(
     cfg, name: str, gallery: Sequence[dict], output_dir: str | Path
 ) -> tuple[Path, str]:
     pictures = [(one["image_id"], one["file_name"], *_stamp(one["file_name"])) for one in gallery]
-    model = cfg.MODEL
-    parts = {
-        "format": _INDEX_FORMAT,
-        "search": _plain(cfg.SEARCH),
-        "gallery": pictures,
-        "backbone": [model.BACKBONE.NAME, _plain(model.EFFICIENTNET), _plain(model.DENSENET)],
-        "pixels": [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD],
-    }
-    key = fingerprint(parts)
+    key = fingerprint(
+        {
+            "format": _INDEX_FORMAT,
+            "engine": engine_fingerprint(cfg),
+            "is_centred": cfg.SEARCH.CENTRED,
+            "gallery": pictures,
+        }
+    )
     return Path(output_dir) / "index" / f"{name}-{key}", key
 
 
@@ -193,11 +182,3 @@ def _warn_if_poor(lists: RankLists, floor: float) -> None:
             "self-paced training learns from them; try another SEARCH.ENGINE",
             floor,
         )
-
-
-def _plain(node) -> dict:
-    return {
-        key: _plain(value) if hasattr(value, "items") else value
-        for key, value in node.items()
-        if key not in _NOT_OF_THE_INDEX
-    }
