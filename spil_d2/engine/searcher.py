@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ..data.pictures import read_picture
+from ..ops.similarity import unit_rows
 from ..retrieval import SearchEngine, build_search_engine
 from ..retrieval.engines import LocalizingEngine
 from ..retrieval.index import RegionIndex
@@ -204,7 +205,7 @@ class Searcher:
             )
         queries = self.embed(references)
         if combine == "mean":
-            queries = unit(queries.mean(axis=0, keepdims=True))
+            queries = unit_rows(queries.mean(axis=0, keepdims=True))
         left_out = {int(one) for one in excluded}
         left_out |= {one.image_id for one in references if one.image_id is not None}
         ranked, queries = self._rank(queries, k, left_out)
@@ -354,11 +355,6 @@ class RankedHits:
         """The hits at `places`, in their order."""
         rows = np.array(places, np.int64)
         return RankedHits(self.image_ids[rows], self.boxes[rows], self.similarities[rows])
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows (N, D) of length 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _best_of(lists: Sequence[RankList], k: int) -> RankedHits:

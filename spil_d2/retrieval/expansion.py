@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..ops.similarity import unit_rows
 from ..structures import RankList, RankLists
 from .index import RegionIndex
 
@@ -90,5 +91,4 @@ def expand_queries(
     # Where a list has ended the embedding is 0, so that its weight is of no matter.
     weights = np.maximum(similarities[:, :num_regions], 0.0) ** alpha
     sums = queries + np.einsum("qm,qmd->qd", weights, kept)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return (sums / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit_rows(sums).astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 
+from ..ops.similarity import unit_rows
 from ..structures import Query, RankList, RankLists, Reference
 from .engines.base import LocalizingEngine, Regions, SearchEngine
 from .expansion import QueryExpansion
@@ -206,7 +207,7 @@ def embed_queries(engine: SearchEngine, queries: Sequence[Query]) -> np.ndarray:
         np.add.at(sums, [row for row, _ in members], embeddings)
     if sums is None:
         raise ValueError("no queries to embed")
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return unit_rows(sums)
 
 
 def read_rgb(file_name: str) -> np.ndarray:

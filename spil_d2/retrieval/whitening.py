@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..ops.similarity import unit_rows
+
 _EPSILON = 1e-9
 
 
@@ -53,8 +55,7 @@ class Whitening:
         if embeddings.ndim != 2 or embeddings.shape[1] != len(self.mean):
             raise ValueError(f"whitening of {len(self.mean)} dimensions got {embeddings.shape}")
         white = (embeddings - self.mean) @ self.projection
-        norms = np.linalg.norm(white, axis=1, keepdims=True)
-        return (white / np.maximum(norms, 1e-12)).astype(np.float32)
+        return unit_rows(white).astype(np.float32)
 
     def save(self, path: str | Path) -> None:
         """Write one .npz (no pickle)."""

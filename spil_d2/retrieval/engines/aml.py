@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ...ops.similarity import unit_rows
+
 
 class ApproximateMax:
     """(mean x^alpha)^(1/alpha) of any window of a map, from one integral image."""
@@ -39,7 +41,7 @@ class ApproximateMax:
         means = np.maximum(sums, 0) / ((x1 - x0) * (y1 - y0))[:, None]
         # The sums need double precision; the root does not, and is several times as fast without.
         pooled = self._scale * means.astype(np.float32) ** np.float32(1 / self._alpha)
-        return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+        return unit_rows(pooled)
 
     @cached_property
     def windows(self) -> np.ndarray:

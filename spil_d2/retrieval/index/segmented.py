@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import uuid
 from abc import abstractmethod
@@ -264,18 +263,11 @@ class SegmentedIndex(RegionIndex):
         assert self._directory is not None
         while True:
             head = Head.read(self._directory)
-            segments = []
             try:
-                for name, deleted in head.segments.items():
-                    segments.append(
-                        read_segment(
-                            self._directory,
-                            name,
-                            deleted,
-                            head.centring,
-                            functools.partial(self._open_vectors, name=name),
-                        )
-                    )
+                segments = [
+                    self._open_segment(name, deleted, head.centring)
+                    for name, deleted in head.segments.items()
+                ]
             except FileNotFoundError as error:
                 if Head.read(self._directory).generation == head.generation:
                     raise damaged(self._directory, error) from error
@@ -344,7 +336,7 @@ class SegmentedIndex(RegionIndex):
                 source.table,
                 lambda path: self._write_vectors(path, name, source),
             )
-            segments.append(self._read_back(name, centring))
+            segments.append(self._open_segment(name, [], centring))
         names = {str(one.name): one.deleted.tolist() for one in segments}
         self._change_head(generation=generation, centring=centring, segments=names, publish=True)
         self._segments = segments
@@ -353,10 +345,10 @@ class SegmentedIndex(RegionIndex):
         self._drop_other_vectors(list(names))
         logger.debug("%s: generation %d, %d segments", self._directory, generation, len(names))
 
-    def _read_back(self, name: str, centring: Centring) -> Segment:
+    def _open_segment(self, name: str, deleted: Sequence[int], centring: Centring) -> Segment:
         assert self._directory is not None
         return read_segment(
-            self._directory, name, [], centring, lambda path: self._open_vectors(path, name)
+            self._directory, name, deleted, centring, lambda path: self._open_vectors(path, name)
         )
 
     def _change_head(self, *, publish: bool = False, **changes: Any) -> None:
