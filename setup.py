@@ -14,7 +14,7 @@ setup(
     package_data={
         "spil_d2.engine": ["templates/*"],
         "spil_d2.web": ["static/*"],
-        "spil_d2.configs": ["*.yaml", "SPIL/*.yaml", "search/*.yaml"],
+        "spil_d2.configs": ["*.yaml", "SPIL/*.yaml", "CST/*.yaml", "ranker/*.yaml", "search/*.yaml"],
     },
     entry_points={"console_scripts": ["spil-d2 = spil_d2.cli:main"]},
     # detectron2 is missing on purpose: PyPI has none. `make setup` installs one; see INSTALL.md.
@@ -24,6 +24,8 @@ setup(
         "numpy>=1.26",
         "opencv-contrib-python-headless>=4.10",
         "scipy",
+        "scikit-learn",
+        "pytorch-metric-learning",
         "scikit-image",
         "pycocotools",
         "fvcore",
