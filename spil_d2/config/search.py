@@ -14,6 +14,9 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.TOP_K = 128
     # Rank again by the refined boxes at the end.
     cfg.SEARCH.RERANK = True
+    # Their similarities times p ** RERANK_POWER, p being the localizer's probability that the
+    # instance is there; 0 (the paper) leaves p out.
+    cfg.SEARCH.RERANK_POWER = 0.0
     # A rank_lists.npz to use instead of searching.
     cfg.SEARCH.RANK_LISTS = ""
     # Median similarity of the first ten below which a run warns that its lists may be wrong.

@@ -93,6 +93,26 @@ def refined_similarities(
     return similarities
 
 
+def weigh_by_probability(
+    lists: RankLists, similarities: dict[tuple[int, int], float], power: float
+) -> dict[tuple[int, int], float]:
+    """Similarities times p ** `power`; those of 0 and less stay as they are.
+
+    Args:
+        lists: with the localizer's probabilities p.
+        similarities: (query id, image id) -> similarity of the refined box.
+        power: 0 changes nothing.
+    """
+    weighed = dict(similarities)
+    for one in lists.lists:
+        assert one.probabilities is not None, "a localized list carries probabilities"
+        for image_id, p in zip(one.image_ids.tolist(), one.probabilities.tolist()):
+            key = one.query_id, image_id
+            if weighed[key] > 0:
+                weighed[key] *= p**power
+    return weighed
+
+
 def rerank(lists: RankLists, similarities: dict[tuple[int, int], float]) -> RankLists:
     """The lists in the order of other similarities."""
     return RankLists(tuple(_rerank_one(one, similarities) for one in lists.lists))

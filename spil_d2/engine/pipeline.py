@@ -18,7 +18,13 @@ from ..retrieval import build_search_engine
 from ..structures import Query, RankLists
 from ..utils.artifacts import write_json_atomic
 from .box_refinement import build_refiner
-from .inference import evaluate_localized, localize_dataset, refined_similarities, rerank
+from .inference import (
+    evaluate_localized,
+    localize_dataset,
+    refined_similarities,
+    rerank,
+    weigh_by_probability,
+)
 from .localizer import Localizer, LocalizerSettings, Masks
 from .report import (
     NUM_RESULTS,
@@ -165,6 +171,7 @@ def _finish(
         similarities = refined_similarities(
             build_search_engine(cfg), index, gallery, queries, localized
         )
+        similarities = weigh_by_probability(localized, similarities, cfg.SEARCH.RERANK_POWER)
         final = rerank(localized, similarities)
     final.save(folder / "final_rank_lists.npz")
     write_json_atomic(folder / "final_coco_results.json", final.to_coco_results())

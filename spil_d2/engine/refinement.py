@@ -17,7 +17,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..data.pictures import Picture, read_picture
+from ..data.pictures import Picture, UnreadablePictureError, read_picture
 from ..modeling import QueryRCNN
 from ..structures import Box, SearchHit
 from ..utils.artifacts import is_published
@@ -71,22 +71,34 @@ class Refiner:
             references: pictures (H, W, 3) uint8 RGB with boxes in their pixels.
             hits: of the search.
             locate: image id -> file.
+
+        Yields:
+            The hits in their order; those whose picture cannot be read any more are left out and
+            logged.
         """
         crops = [(image, box) for image, boxes in references for box in boxes]
         vectors = self._encode(crops)
         confident = [one for one in hits if one.score > CONFIDENT][: self._settings.num_crops]
-        others = {one.image_id: self._encode([self._crop_of(one, locate)]) for one in confident}
+        pictures = ((one, self._read(one, locate)) for one in confident)
+        others = {
+            one.image_id: self._encode([_crop_of(one, picture)])
+            for one, picture in pictures
+            if picture is not None
+        }
         for hit in hits:
             # Leave one out: a picture is no evidence for itself (D14).
             rows = [vectors, *(row for image_id, row in others.items() if image_id != hit.image_id)]
             kernel = torch.cat(rows)[: max(len(vectors), self._settings.num_crops)].mean(dim=0)
-            picture = read_picture(locate(hit.image_id), self._settings.max_size)
-            yield _refined(hit, self._detect(picture, kernel))
+            picture = self._read(hit, locate)
+            if picture is not None:
+                yield _refined(hit, self._detect(picture, kernel))
 
-    def _crop_of(self, hit: SearchHit, locate: Callable[[int], Path]) -> tuple[np.ndarray, Box]:
-        picture = read_picture(locate(hit.image_id), self._settings.max_size)
-        x0, y0, x1, y1 = picture.from_displayed(np.array([hit.box]))[0].tolist()
-        return picture.pixels, (x0, y0, x1, y1)
+    def _read(self, hit: SearchHit, locate: Callable[[int], Path]) -> Picture | None:
+        try:
+            return read_picture(locate(hit.image_id), self._settings.max_size)
+        except UnreadablePictureError as error:
+            logger.warning("%s is not refined: %s", hit.image, error)
+            return None
 
     def _encode(self, places: Sequence[tuple[np.ndarray, Box]]) -> Tensor:
         """(N, C) object vectors of boxes on pictures."""
@@ -120,6 +132,12 @@ def newest_localizer(directory: Path) -> Path | None:
     if not directory.is_dir():
         return None
     return max((one for one in directory.iterdir() if is_published(one)), default=None)
+
+
+def _crop_of(hit: SearchHit, picture: Picture) -> tuple[np.ndarray, Box]:
+    """The picture and the hit's box in its pixels."""
+    x0, y0, x1, y1 = picture.from_displayed(np.array([hit.box]))[0].tolist()
+    return picture.pixels, (x0, y0, x1, y1)
 
 
 def _refined(hit: SearchHit, found: Instances) -> SearchHit:

@@ -219,7 +219,8 @@ class Searcher:
     ) -> Iterator[SearchHit]:
         """The hits with the adapted localizer's boxes, probabilities and masks, one by one.
 
-        Ranks and similarities stay as they are; `score` becomes the localizer's probability.
+        Ranks and similarities stay as they are; `score` becomes the localizer's probability. Hits
+        whose picture has changed or gone since it was indexed are left out and logged.
 
         Args:
             references: those of the search.
@@ -227,7 +228,6 @@ class Searcher:
 
         Raises:
             RuntimeError: the index has no adapted localizer.
-            UnreadablePictureError: a picture has changed or gone since it was indexed.
         """
         if self._refiner is None:
             raise RuntimeError(

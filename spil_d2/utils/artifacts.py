@@ -220,7 +220,7 @@ def lock_output_dir(directory: Path) -> Iterator[None]:
             file.seek(0)
             raise RuntimeError(
                 f"{directory} is in use by another run ({file.read().strip() or 'just starting'}); "
-                "wait for it, stop it, or set another OUTPUT_DIR"
+                "wait for it, stop it, or use another directory"
             ) from error
         started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         file.truncate(0)

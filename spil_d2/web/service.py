@@ -170,10 +170,7 @@ class SearchService:
         return iter(self._searcher.refine(queries, search.hits))
 
     def _next(self, hits: Iterator[SearchHit]) -> dict | None:
-        try:
-            hit = next(hits, None)
-        except UnreadablePictureError as error:
-            raise PictureError(_lost("a picture", error)) from error
+        hit = next(hits, None)
         return None if hit is None else self._to_json(hit)
 
     def _check(self, body: SearchBody) -> None:

@@ -60,6 +60,22 @@ def test_the_localizer_serves_refinement(adapted, demo_queries) -> None:
     assert any(hit.mask is not None for hit in refined)
 
 
+def test_a_lost_picture_is_left_out_and_the_others_come(adapted, demo_queries, caplog) -> None:
+    with Searcher.open(adapted) as searcher:
+        one = demo_queries[0].primary
+        query = searcher.query_image(one.file_name, [one.box])
+        hits = searcher.search([query], 3)
+        whole = list(searcher.refine([query], hits))
+        lost = [replace(hits[0], image="gone.png", score=1.0), *hits[1:]]
+        path_of = searcher.image_path
+        searcher.image_path = lambda i: (
+            adapted / "gone.png" if i == hits[0].image_id else path_of(i)
+        )
+        rest = list(searcher.refine([query], lost))
+    assert [hit.image_id for hit in rest] == [hit.image_id for hit in whole[1:]]
+    assert "gone.png is not refined" in caplog.text
+
+
 def test_a_box_is_refined_in_the_displayed_frame(adapted, demo_queries, tmp_path) -> None:
     """The same picture, stored turned by EXIF: the same box of the displayed picture."""
     with Searcher.open(adapted) as searcher:

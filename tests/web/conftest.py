@@ -206,3 +206,13 @@ def chromium() -> str:
         if path is not None:
             return path
     pytest.skip("no chromium on the PATH: the page is not tested in a browser")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str):
+    """That browser, driven by playwright, which test modules import only where it is there."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield one
+        one.close()

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 Page, expect = sync_api.Page, sync_api.expect
 
+from .page_driver import (  # noqa: E402 (it needs playwright)
+    boxes,
+    choose,
+    downloaded,
+    drag,
+    on_stage,
+    ranked,
+    search,
+    touch_drag,
+)
+
 WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield one
-        one.close()
 
 
 @pytest.fixture
@@ -53,67 +54,6 @@ def open_page(browser, searcher, start_server) -> Iterator[Callable[..., Page]]:
 @pytest.fixture
 def page(open_page) -> Page:
     return open_page()
-
-
-def choose(page: Page, data: bytes, name: str = "red.png") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
-    expect(page.locator("#stage img")).to_be_visible()
-    expect(page.locator("#stage img")).to_have_js_property("complete", True)
-
-
-def on_stage(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Screen coordinates of a place in fractions of the picture."""
-    page.locator("#stage").scroll_into_view_if_needed()
-    area = page.locator("#stage").bounding_box()
-    assert area is not None
-    return area["x"] + x * area["width"], area["y"] + y * area["height"]
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Press the mouse at a place of the picture, in fractions, and let go at another."""
-    page.mouse.move(*on_stage(page, *start))
-    page.mouse.down()
-    page.mouse.move(*on_stage(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
-    page.mouse.move(*on_stage(page, *end))
-    page.mouse.up()
-
-
-def touch_drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """The same with a finger."""
-    session = page.context.new_cdp_session(page)
-
-    def send(kind: str, *points: tuple[float, float]) -> None:
-        touches = [{"x": x, "y": y} for x, y in points]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
-
-    send("touchStart", on_stage(page, *start))
-    send("touchMove", on_stage(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
-    send("touchMove", on_stage(page, *end))
-    send("touchEnd")
-
-
-def boxes(page: Page) -> list[list[float]]:
-    """Boxes of the shown query picture, as the page keeps them."""
-    kept = page.evaluate("JSON.parse(Object.values(sessionStorage)[0])")
-    active = page.locator("#references .active").evaluate(
-        "e => [...e.parentNode.children].indexOf(e)"
-    )
-    return kept["references"][active]["boxes"]
-
-
-def search(page: Page) -> None:
-    page.click("#search")
-    expect(page.locator("#status")).to_have_text(re.compile(r"pictures? in [\d.]+ s$"))
-
-
-def ranked(page: Page) -> list[str]:
-    return page.locator(".card .file").all_inner_texts()
-
-
-def downloaded(page: Page, button: str) -> dict:
-    with page.expect_download() as found:
-        page.click(button)
-    return json.loads(Path(found.value.path()).read_text(encoding="utf-8"))
 
 
 def test_mouse(page: Page, searcher, red_square: bytes) -> None:

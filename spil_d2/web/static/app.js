@@ -3,11 +3,11 @@
 import * as api from "./api.js";
 import { Browser } from "./browser.js";
 import { download, toCoco } from "./coco.js";
+import { takeFiles } from "./drop.js";
 import { BoxEditor } from "./editor.js";
+import { $, clearError, describeIndex, plural, say, showError, toast } from "./messages.js";
+import { showReferences } from "./references.js";
 import { Results, Viewer } from "./results.js";
-
-const $ = (id) => document.getElementById(id);
-const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 const state = {
   limits: null,
@@ -20,7 +20,6 @@ const state = {
   seconds: 0,
   request: null,
   stopRefining: null,
-  toastTimer: 0,
 };
 
 const markOf = (imageId) => state.marks.get(imageId)?.mark ?? null;
@@ -53,30 +52,6 @@ const editor = new BoxEditor($("stage"), {
     $("announce").textContent = text;
   },
 });
-
-// ---- messages
-
-function showError(error) {
-  $("alert-text").textContent = error.message ?? String(error);
-  $("alert").hidden = false;
-}
-
-function clearError() {
-  $("alert").hidden = true;
-}
-
-function say(text) {
-  $("status").textContent = text;
-}
-
-/** What was just done, for a few seconds where it is seen from everywhere. */
-function toast(text) {
-  $("toast").textContent = text;
-  clearTimeout(state.toastTimer);
-  state.toastTimer = setTimeout(() => {
-    $("toast").textContent = "";
-  }, 4000);
-}
 
 function showCounts() {
   const { hits, shown } = results;
@@ -148,7 +123,7 @@ function queryChanged() {
   $("reset").hidden = !hasQuery && !state.marks.size;
   $("drop").classList.toggle("small", hasQuery);
   $("drop-lead").textContent = hasQuery ? "Another picture of it? Drop it here" : "Drop a picture here that shows the object";
-  showReferences();
+  showReferences($("references"), references, state.active, { onChoose: activate, onRemove: removeReference });
   const count = references.reduce((sum, one) => sum + Math.max(1, one.boxes.length), 0);
   $("combine").hidden = count < 2;
   for (const hit of results.hits) results.updateState(hit.image_id);
@@ -158,35 +133,6 @@ function queryChanged() {
     ? `${plural(boxes, "box", "boxes")} on this picture.`
     : "Draw a box around the object. Without one, the whole picture is the query.";
   remember();
-}
-
-function showReferences() {
-  const items = state.references.map((reference, index) => {
-    const item = document.createElement("li");
-    item.className = index === state.active ? "active" : "";
-    const choose = document.createElement("button");
-    choose.type = "button";
-    choose.className = "thumb";
-    choose.setAttribute("aria-label", `Query picture ${index + 1}: ${reference.name}`);
-    choose.setAttribute("aria-pressed", String(index === state.active));
-    const image = document.createElement("img");
-    image.src = api.pictureUrl(reference, 320);
-    image.alt = "";
-    choose.append(image);
-    choose.addEventListener("click", () => {
-      activate(index);
-      $("references").children[index].querySelector(".thumb").focus();
-    });
-    const remove = document.createElement("button");
-    remove.type = "button";
-    remove.className = "remove";
-    remove.textContent = "✕";
-    remove.setAttribute("aria-label", `Remove query picture ${index + 1}: ${reference.name}`);
-    remove.addEventListener("click", () => removeReference(index));
-    item.append(choose, remove);
-    return item;
-  });
-  $("references").replaceChildren(...items);
 }
 
 async function addFiles(files) {
@@ -391,14 +337,6 @@ async function restore() {
 
 // ---- wiring
 
-function dropped(event) {
-  event.preventDefault();
-  document.body.classList.remove("dropping");
-  const files = [...(event.dataTransfer?.files ?? [])];
-  if (files.length) addFiles(files);
-  else showError(new Error("That was no file: save the picture first, then drop its file here."));
-}
-
 function wire() {
   const on = (id, event, act) => $(id).addEventListener(event, act);
   on("choose", "click", () => $("file").click());
@@ -438,24 +376,7 @@ function wire() {
   for (const close of document.querySelectorAll("[data-close]")) {
     close.addEventListener("click", () => close.closest("dialog").close());
   }
-  document.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    document.body.classList.add("dropping");
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) document.body.classList.remove("dropping");
-  });
-  document.addEventListener("drop", dropped);
-  document.addEventListener("paste", (event) => {
-    if (event.clipboardData?.files.length) addFiles([...event.clipboardData.files]);
-  });
-}
-
-function describe(info) {
-  const facts = [plural(info.images, "picture"), plural(info.regions, "region"), `engine ${info.engine}`];
-  if (info.unreadable) facts.push(`${plural(info.unreadable, "file")} could not be read`);
-  if (!info.calibrated) facts.push("too few pictures for more than rough probabilities");
-  return facts.join(", ");
+  takeFiles(addFiles, showError);
 }
 
 async function start() {
@@ -468,7 +389,7 @@ async function start() {
     $("k").max = info.limits.k;
     $("refine").setAttribute("aria-disabled", String(!info.can_refine));
     $("refine-note").hidden = info.can_refine;
-    $("about").textContent = describe(info);
+    $("about").textContent = describeIndex(info);
     await restore();
   } catch (error) {
     $("about").textContent = "";
