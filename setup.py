@@ -14,7 +14,13 @@ setup(
     package_data={
         "spil_d2.engine": ["templates/*"],
         "spil_d2.web": ["static/*"],
-        "spil_d2.configs": ["*.yaml", "SPIL/*.yaml", "CST/*.yaml", "ranker/*.yaml", "search/*.yaml"],
+        "spil_d2.configs": [
+            "*.yaml",
+            "SPIL/*.yaml",
+            "CST/*.yaml",
+            "ranker/*.yaml",
+            "search/*.yaml",
+        ],
     },
     entry_points={"console_scripts": ["spil-d2 = spil_d2.cli:main"]},
     # detectron2 is missing on purpose: PyPI has none. `make setup` installs one; see INSTALL.md.

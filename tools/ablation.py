@@ -70,9 +70,13 @@ def _table(summaries: dict[str, dict]) -> str:
     rows = []
     for row, one in summaries.items():
         stages = ["" if miou is None else f"{100 * miou:.1f}" for miou in one["miou_stage"]]
-        rows.append([row, f"{100 * one['miou_search']:.1f}", *stages, f"{one['seconds']:.0f}"])
+        columns = [one.get(key) for key in ("ap128_std_search", "ap128_std", "auc_p")]
+        judged = ["" if value is None else f"{100 * value:.1f}" for value in columns]
+        search = f"{100 * one['miou_search']:.1f}"
+        rows.append([row, search, *stages, *judged, f"{one['seconds']:.0f}"])
     stages = max(len(one["miou_stage"]) for one in summaries.values())
-    header = ["", "search", *(f"stage {k}" for k in range(stages)), "seconds"]
+    header = ["", "mIoU of the search", *(f"stage {k}" for k in range(stages))]
+    header += ["AP of the search", "AP", "AUC of p", "seconds"]
     return tabulate(rows, header, tablefmt="pipe")
 
 

@@ -12,10 +12,10 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.ENGINE = "DASR"
     # M: length of the rank lists that are evaluated and localized.
     cfg.SEARCH.TOP_K = 128
-    # Rank again by the refined boxes at the end.
+    # Rank again at the end, by the similarities of the refined boxes.
     cfg.SEARCH.RERANK = True
-    # Their similarities times p ** RERANK_POWER, p being the localizer's probability that the
-    # instance is there; 0 (the paper) leaves p out.
+    # Rank by similarity * p ** RERANK_POWER, p being the localizer's probability that the instance
+    # is there; 0 (the paper) leaves p out.
     cfg.SEARCH.RERANK_POWER = 0.0
     # A rank_lists.npz to use instead of searching.
     cfg.SEARCH.RANK_LISTS = ""

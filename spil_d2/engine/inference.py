@@ -93,6 +93,15 @@ def refined_similarities(
     return similarities
 
 
+def own_similarities(lists: RankLists) -> dict[tuple[int, int], float]:
+    """(query id, image id) -> similarity, of the lists themselves."""
+    return {
+        (one.query_id, image_id): similarity
+        for one in lists.lists
+        for image_id, similarity in zip(one.image_ids.tolist(), one.similarities.tolist())
+    }
+
+
 def weigh_by_probability(
     lists: RankLists, similarities: dict[tuple[int, int], float], power: float
 ) -> dict[tuple[int, int], float]:
@@ -100,7 +109,7 @@ def weigh_by_probability(
 
     Args:
         lists: with the localizer's probabilities p.
-        similarities: (query id, image id) -> similarity of the refined box.
+        similarities: (query id, image id) -> similarity.
         power: 0 changes nothing.
     """
     weighed = dict(similarities)

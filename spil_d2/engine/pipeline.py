@@ -21,6 +21,7 @@ from .box_refinement import build_refiner
 from .inference import (
     evaluate_localized,
     localize_dataset,
+    own_similarities,
     refined_similarities,
     rerank,
     weigh_by_probability,
@@ -164,15 +165,8 @@ def _finish(
     refiner = build_refiner(cfg.TEST.REFINE_BOXES, gallery)
     if refiner is not None:
         localized = refiner.refine_lists(localized, cfg.SPIL.TAU[cfg.SPIL.NUM_STAGES - 1])
-    similarities = None
-    final = localized
-    if cfg.SEARCH.RERANK:
-        index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
-        similarities = refined_similarities(
-            build_search_engine(cfg), index, gallery, queries, localized
-        )
-        similarities = weigh_by_probability(localized, similarities, cfg.SEARCH.RERANK_POWER)
-        final = rerank(localized, similarities)
+    similarities = _final_similarities(cfg, name, gallery, queries, localized)
+    final = localized if similarities is None else rerank(localized, similarities)
     final.save(folder / "final_rank_lists.npz")
     write_json_atomic(folder / "final_coco_results.json", final.to_coco_results())
     truth = known_ground_truth(gallery, queries)
@@ -202,6 +196,20 @@ def _finish(
     write_json_atomic(folder / SUMMARY, summary)
     logger.info("pictures are in %s", report)
     return summary
+
+
+def _final_similarities(
+    cfg, name: str, gallery: list[dict], queries: Sequence[Query], localized: RankLists
+) -> dict[tuple[int, int], float] | None:
+    """What the final order comes from; None: the search's order stays."""
+    if not cfg.SEARCH.RERANK and not cfg.SEARCH.RERANK_POWER:
+        return None
+    similarities = own_similarities(localized)
+    if cfg.SEARCH.RERANK:
+        index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
+        engine = build_search_engine(cfg)
+        similarities = refined_similarities(engine, index, gallery, queries, localized)
+    return weigh_by_probability(localized, similarities, cfg.SEARCH.RERANK_POWER)
 
 
 def _pictures(

@@ -25,10 +25,12 @@ def summarize(
         `miou_search`, `miou_final`, `miou_stage` (a list): mean IoU over true positives in the
         top 128, of the final boxes and of what the localizer found after each stage (None for a
         stage that was not judged); `corloc_*`; `ap128_std_search` and `ap128_std` (after re-ranking
-        by the final boxes); `seconds`.
+        by the final boxes); `auc_p`, where the localizer has judged right and wrong images;
+        `seconds`.
     """
     miou = f"mIoU_TP@{K}"
     ranked = final.get("search_reranked", final["search"])
+    auc = final["localization"].get(f"AUC_p@{K}")
     return {
         "miou_search": search["localization"][miou] / 100,
         "miou_stage": [one and one["localization"][miou] / 100 for one in stages],
@@ -37,6 +39,7 @@ def summarize(
         "corloc50_final": final["localization"][f"CorLoc50@{K}"] / 100,
         "ap128_std_search": search["search"][f"AP_std@{K}"] / 100,
         "ap128_std": ranked[f"AP_std@{K}"] / 100,
+        **({} if auc is None else {"auc_p": auc / 100}),
         "seconds": round(seconds, 1),
         **(extra or {}),
     }

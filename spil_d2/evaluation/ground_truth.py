@@ -95,7 +95,10 @@ class GroundTruth:
         nothing = np.zeros((0, 4), np.float32)
         ious = best_ious(boxes, [truth.get(int(i), nothing) for i in image_ids])
         hits = np.isin(image_ids, list(truth))
-        return JudgedList(query_id, image_ids, hits, ious, len(truth))
+        p = rank_list.probabilities
+        return JudgedList(
+            query_id, image_ids, hits, ious, len(truth), None if p is None else p[kept]
+        )
 
     def judge_all(self, rank_lists: RankLists) -> tuple[JudgedList, ...]:
         """Set the rank lists of all queries against the truth, in the order of the dataset.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 IOU_THRESHOLDS = np.arange(21) / 20
 """0, .05, ..., 1: where the Recall-IoU curve is sampled."""
@@ -29,6 +30,7 @@ class JudgedList:
         ious: (R,) float64, IoU of the returned box with the best box of the instance in that
             image; 0 where the image is no hit.
         num_relevant: |G|, the gallery images that show the instance, at least 1.
+        probabilities: (R,) the localizer's p, or None where no localizer has run.
     """
 
     query_id: int
@@ -36,6 +38,7 @@ class JudgedList:
     hits: np.ndarray
     ious: np.ndarray
     num_relevant: int
+    probabilities: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.num_relevant < 1:
@@ -128,6 +131,9 @@ def localization_metrics(judged: Sequence[JudgedList], k: int = 128) -> dict[str
         `CorLoc50@k`: fraction of a query's hits in the top k whose box has IoU >= 0.5, averaged
         over queries. (CorLoc of the co-localization papers, with a query's hits as its image set.)
         `Recall@IoU.50`, `Recall@IoU.70`: points of `recall_iou_curve`.
+        `AUC_p@k`, where every list carries the localizer's p and there are hits and others: how
+        often a hit has a higher p than an image without the instance, over all pairs of them. 50
+        is a localizer that cannot tell, whatever its boxes are.
 
     Raises:
         ValueError: where there is no query, or k < 1.
@@ -143,6 +149,7 @@ def localization_metrics(judged: Sequence[JudgedList], k: int = 128) -> dict[str
         f"CorLoc50@{k}": np.mean([_mean(ious >= 0.5) for ious in per_query]),
         "Recall@IoU.50": curve.recall[0],
         "Recall@IoU.70": curve.recall[1],
+        **_presence_auc(judged, k),
     }
     return {name: 100.0 * float(value) for name, value in fractions.items()}
 
@@ -171,6 +178,14 @@ def recall_iou_curve(
 
 def _area(sizes: np.ndarray) -> np.ndarray:
     return np.prod(np.clip(sizes, 0.0, None), axis=-1)
+
+
+def _presence_auc(judged: Sequence[JudgedList], k: int) -> dict[str, float]:
+    hits = np.concatenate([one.hits[:k] for one in judged])
+    given = [one.probabilities[:k] for one in judged if one.probabilities is not None]
+    if len(given) != len(judged) or hits.all() or not hits.any():
+        return {}
+    return {f"AUC_p@{k}": float(roc_auc_score(hits, np.concatenate(given)))}
 
 
 def _mean(values: np.ndarray) -> float:

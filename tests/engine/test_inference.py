@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spil_d2.engine.inference import rerank, weigh_by_probability
+from spil_d2.engine.inference import own_similarities, rerank, weigh_by_probability
 from spil_d2.structures import RankList, RankLists
 
 LISTS = RankLists(
@@ -33,3 +33,7 @@ def test_an_image_without_a_detection_falls_behind():
     lists = RankLists((LISTS[7].take(np.arange(3)),))
     lists[7].probabilities[0] = 0.0
     assert rerank(lists, weigh_by_probability(lists, REFINED, 0.5))[7].image_ids[0] == 2
+
+
+def test_the_lists_own_similarities():
+    assert own_similarities(LISTS) == pytest.approx({(7, 4): 0.9, (7, 2): 0.8, (7, 9): -0.1})

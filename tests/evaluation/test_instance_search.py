@@ -72,6 +72,8 @@ def test_evaluator_gives_the_numbers_of_the_lists(
     for i in reversed(range(len(inputs))):
         evaluator.process(inputs[i : i + 1], outputs[i : i + 1])
     results = evaluator.evaluate()
+    # The lists themselves carry no probabilities; the outputs do.
+    del results["localization"]["AUC_p@128"]
     assert results == evaluate_rank_lists(rank_lists, ground_truth)
     print_csv_format(results)
     evaluator.reset()

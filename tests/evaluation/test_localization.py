@@ -89,6 +89,26 @@ def test_query_without_hits_counts_as_zero() -> None:
     assert not recall_iou_curve([nothing]).recall_of_hits.any()
 
 
+def test_auc_of_the_probabilities_by_counting_pairs() -> None:
+    rng = np.random.default_rng(0)
+    judged = [
+        JudgedList(q, np.arange(9), rng.random(9) < 0.4, np.zeros(9), 9, rng.integers(0, 5, 9) / 4)
+        for q in range(3)
+    ]
+    hits = np.concatenate([one.hits for one in judged])
+    p = np.concatenate([one.probabilities for one in judged])
+    won = [(a > b) + (a == b) / 2 for a in p[hits] for b in p[~hits]]
+    assert localization_metrics(judged)["AUC_p@128"] == pytest.approx(100 * np.mean(won))
+
+
+def test_no_auc_without_probabilities_or_without_wrong_images() -> None:
+    hits, none = np.array([True, False]), np.zeros(2)
+    plain = JudgedList(1, np.arange(2), hits, none, 1)
+    right = JudgedList(2, np.arange(2), np.ones(2, bool), none, 2, none)
+    for judged in ([plain], [right], [plain, right]):
+        assert "AUC_p@128" not in localization_metrics(judged)
+
+
 def test_no_query_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="no query to evaluate"):
         localization_metrics([])
