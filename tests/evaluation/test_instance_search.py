@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import print_csv_format
@@ -39,6 +41,16 @@ def _pairs(rank_lists: RankLists) -> tuple[list[dict], list[dict]]:
     return inputs, outputs
 
 
+def _with_probabilities(rank_lists: RankLists) -> RankLists:
+    """The lists that `_pairs` answers, with the probability of its answers."""
+    return RankLists(
+        tuple(
+            replace(one, probabilities=np.full(len(one), 0.9, np.float32))
+            for one in rank_lists.lists
+        )
+    )
+
+
 def test_search_numbers_by_hand(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
     search = evaluate_rank_lists(rank_lists, ground_truth)["search"]
     # Hits at ranks {0, 2} of |G| 2, {1} of 1, {0, 1} of 2.
@@ -72,9 +84,7 @@ def test_evaluator_gives_the_numbers_of_the_lists(
     for i in reversed(range(len(inputs))):
         evaluator.process(inputs[i : i + 1], outputs[i : i + 1])
     results = evaluator.evaluate()
-    # The lists themselves carry no probabilities; the outputs do.
-    del results["localization"]["AUC_p@128"]
-    assert results == evaluate_rank_lists(rank_lists, ground_truth)
+    assert results == evaluate_rank_lists(_with_probabilities(rank_lists), ground_truth)
     print_csv_format(results)
     evaluator.reset()
     with pytest.raises(ValueError, match="strict|shorter|longer"):
@@ -165,7 +175,8 @@ def test_shares_of_all_ranks_are_gathered(
     evaluator = InstanceSearchEvaluator(ground_truth)
     evaluator.process(inputs[1::2], outputs[1::2])
     monkeypatch.setattr(comm, "gather", lambda mine, dst: [mine, other._entries])
-    assert evaluator.evaluate() == evaluate_rank_lists(rank_lists, ground_truth)
+    expected = evaluate_rank_lists(_with_probabilities(rank_lists), ground_truth)
+    assert evaluator.evaluate() == expected
 
 
 def test_label_clash_is_refused(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
