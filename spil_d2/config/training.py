@@ -40,6 +40,9 @@ def add_stage_config(cfg: CN) -> None:
     cfg.SPIL.MAX_SHARED_IMAGES = 0.05
     # Weight of the null-ground-truth half of a pair (D8).
     cfg.SPIL.NEGATIVE_WEIGHT = 1.0
+    # Box losses are divided by the samples of "all" maps (Detectron2's rule: with one null map for
+    # each true one, boxes count half as much beside the classification) or of the "positive" maps.
+    cfg.SPIL.BOX_NORMALIZER = "all"
     # omega weighs the RPN's losses too (D10).
     cfg.SPIL.WEIGHT_RPN = True
     # Iterations between two lines of the log.

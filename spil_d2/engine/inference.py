@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..evaluation import GroundTruth, InstanceSearchEvaluator
 from ..retrieval import RegionIndex, SearchEngine
+from ..retrieval.rerank import KReciprocal
 from ..retrieval.search import embed_queries, read_rgb
 from ..selftrain.pseudo_labels import initial_pool, select_pseudo_labels
 from ..structures import Query, RankList, RankLists, SamplePool
@@ -66,31 +67,55 @@ def refined_similarities(
     gallery: Sequence[dict],
     queries: Sequence[Query],
     lists: RankLists,
+    reciprocal: KReciprocal | None = None,
 ) -> dict[tuple[int, int], float]:
     """Similarity of each refined box with its query (Section 1.8 of the specification).
+
+    Keeps one embedding for each entry of the lists, in half precision.
 
     Args:
         engine, index: those that the lists come from.
         gallery, queries: of the dataset.
         lists: with the refined boxes.
+        reciprocal: the k-reciprocal re-ranking that the lists went through, if any: the refined
+            boxes go through it too.
 
     Returns:
         (query id, image id) -> similarity.
     """
-    embeddings = dict(zip((q.id for q in queries), embed_queries(engine, queries)))
+    shown = embed_queries(engine, queries)
+    embeddings = dict(zip((query.id for query in queries), shown))
+    regions = _embed_refined(engine, gallery, lists)
+    similarities = {}
+    for one in lists.lists:
+        query_id, image_ids = one.query_id, one.image_ids.tolist()
+        if not image_ids:
+            continue
+        query = embeddings[query_id]
+        found = np.stack([regions[query_id, i] for i in image_ids]).astype(np.float32)
+        if reciprocal is None:
+            scores = index.compare(query[None], found)[0]
+        else:
+            scores = reciprocal.rescore(query, found, one, index)
+        similarities.update(zip(((query_id, i) for i in image_ids), scores.tolist()))
+    return similarities
+
+
+def _embed_refined(
+    engine: SearchEngine, gallery: Sequence[dict], lists: RankLists
+) -> dict[tuple[int, int], np.ndarray]:
+    """(query id, image id) -> (D,) float16 embedding of the list's box in that image."""
     files = {int(one["image_id"]): one["file_name"] for one in gallery}
     wanted: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
     for one in lists.lists:
         for image_id, box in zip(one.image_ids.tolist(), one.boxes):
             wanted[image_id].append((one.query_id, box))
-    similarities = {}
+    regions = {}
     for image_id, members in tqdm(wanted.items(), "re-ranking"):
-        boxes = np.stack([box for _, box in members])
-        vectors = engine.embed(read_rgb(files[image_id]), boxes)
-        rows = index.compare(np.stack([embeddings[query_id] for query_id, _ in members]), vectors)
-        for row, (query_id, _) in enumerate(members):
-            similarities[query_id, image_id] = float(rows[row, row])
-    return similarities
+        vectors = engine.embed(read_rgb(files[image_id]), np.stack([box for _, box in members]))
+        for vector, (query_id, _) in zip(vectors.astype(np.float16), members):
+            regions[query_id, image_id] = vector
+    return regions
 
 
 def own_similarities(lists: RankLists) -> dict[tuple[int, int], float]:

@@ -15,6 +15,7 @@ from ..data.datasets.instance_search import get_queries
 from ..evaluation import GroundTruth, evaluate_rank_lists
 from ..modeling import QueryRCNN
 from ..retrieval import build_search_engine
+from ..retrieval.search import SearchSettings
 from ..structures import Query, RankLists
 from ..utils.artifacts import write_json_atomic
 from .box_refinement import build_refiner
@@ -208,7 +209,10 @@ def _final_similarities(
     if cfg.SEARCH.RERANK:
         index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
         engine = build_search_engine(cfg)
-        similarities = refined_similarities(engine, index, gallery, queries, localized)
+        reciprocal = SearchSettings.from_config(cfg).reciprocal
+        similarities = refined_similarities(
+            engine, index, gallery, queries, localized, reciprocal
+        )
     return weigh_by_probability(localized, similarities, cfg.SEARCH.RERANK_POWER)
 
 

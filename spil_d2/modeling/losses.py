@@ -22,8 +22,19 @@ from torch.nn import functional as F
 
 IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
+BOX_NORMALIZERS = ("all", "positive")
+"""By whose samples box losses are divided: those of all maps, or of the maps that have a box. With
+"all" each null-ground-truth map takes away from the boxes' share of the loss."""
+
 _IGNORE_IOA = 0.5
 """A box is ignored if a larger part of its area lies in one ignore region (D20)."""
+
+
+def checked_box_normalizer(name: str) -> str:
+    """`name`, or ValueError unless it is one of `BOX_NORMALIZERS`."""
+    if name not in BOX_NORMALIZERS:
+        raise ValueError(f"SPIL.BOX_NORMALIZER is {name!r}: use one of {BOX_NORMALIZERS}")
+    return name
 
 
 def in_ignored(boxes: Boxes, ignored: Boxes) -> Tensor:
@@ -103,19 +114,29 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
     """Box predictor with two classes, class-agnostic boxes, and ω-weighted losses."""
 
     @configurable
-    def __init__(self, input_shape, *, negative_weight: float = 1.0, **kwargs):
+    def __init__(
+        self,
+        input_shape,
+        *,
+        negative_weight: float = 1.0,
+        box_normalizer: str = "all",
+        **kwargs,
+    ):
         """
         Args:
             negative_weight: weight of the RoIs of images of null ground truth.
+            box_normalizer: one of `BOX_NORMALIZERS`.
         """
         super().__init__(input_shape, **kwargs)
         self.negative_weight = negative_weight
+        self.box_normalizer = checked_box_normalizer(box_normalizer)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         return {
             **super().from_config(cfg, input_shape),
             "negative_weight": cfg.SPIL.NEGATIVE_WEIGHT,
+            "box_normalizer": cfg.SPIL.BOX_NORMALIZER,
         }
 
     def losses(
@@ -142,9 +163,12 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.box_reg_loss_type,
             self.smooth_l1_beta,
         )
+        num_box_rois = num_rois
+        if self.box_normalizer == "positive":
+            num_box_rois = max(sum(len(one) for one in proposals if one.has("gt_weights")), 1)
         losses = {
             "loss_cls": (weights * classification).sum() / num_rois,
-            "loss_box_reg": (weights[positive] * regression).sum() / num_rois,
+            "loss_box_reg": (weights[positive] * regression).sum() / num_box_rois,
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 

@@ -10,7 +10,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
-from .losses import box_losses, image_weights, in_ignored
+from .losses import box_losses, checked_box_normalizer, image_weights, in_ignored
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -22,15 +22,24 @@ class QueryRPN(RPN):
     """
 
     @configurable
-    def __init__(self, *, negative_weight: float = 1.0, weighted: bool = True, **kwargs):
+    def __init__(
+        self,
+        *,
+        negative_weight: float = 1.0,
+        weighted: bool = True,
+        box_normalizer: str = "all",
+        **kwargs,
+    ):
         """
         Args:
             negative_weight: weight of the images of null ground truth.
             weighted: False trains the RPN at full weight on every pseudo label.
+            box_normalizer: one of `BOX_NORMALIZERS`.
         """
         super().__init__(**kwargs)
         self.negative_weight = negative_weight
         self.weighted = weighted
+        self.box_normalizer = checked_box_normalizer(box_normalizer)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -38,6 +47,7 @@ class QueryRPN(RPN):
             **super().from_config(cfg, input_shape),
             "negative_weight": cfg.SPIL.NEGATIVE_WEIGHT,
             "weighted": cfg.SPIL.WEIGHT_RPN,
+            "box_normalizer": cfg.SPIL.BOX_NORMALIZER,
         }
 
     def forward(
@@ -67,7 +77,12 @@ class QueryRPN(RPN):
             assert gt_instances is not None, "the RPN needs gt_instances in training"
             labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances, ignored)
             weights = image_weights(gt_instances, self.negative_weight, self.weighted)
-            losses = self.weighted_losses(anchors, logits, labels, deltas, gt_boxes, weights)
+            num_boxed = len(gt_instances)
+            if self.box_normalizer == "positive":
+                num_boxed = max(sum(len(one) > 0 for one in gt_instances), 1)
+            losses = self.weighted_losses(
+                anchors, logits, labels, deltas, gt_boxes, weights, num_boxed
+            )
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
     @torch.no_grad()
@@ -105,6 +120,7 @@ class QueryRPN(RPN):
         deltas: list[Tensor],
         gt_boxes: list[Tensor],
         weights: Tensor,
+        num_boxed: int,
     ) -> dict[str, Tensor]:
         """Detectron2's RPN losses with one weight an image.
 
@@ -115,6 +131,7 @@ class QueryRPN(RPN):
             deltas: L tensors (B, A_l, 4).
             gt_boxes: B tensors (sum A_l, 4), the box matched to each anchor.
             weights: (B,).
+            num_boxed: images whose samples the box loss is divided by.
         """
         labels = torch.stack(gt_labels)
         storage = get_event_storage()
@@ -133,9 +150,9 @@ class QueryRPN(RPN):
             self.box_reg_loss_type,
             self.smooth_l1_beta,
         )
-        normalizer = self.batch_size_per_image * len(labels)
+        samples = self.batch_size_per_image
         losses = {
-            "loss_rpn_cls": (weights * objectness).sum() / normalizer,
-            "loss_rpn_loc": (weights[image] * localization).sum() / normalizer,
+            "loss_rpn_cls": (weights * objectness).sum() / (samples * len(labels)),
+            "loss_rpn_loc": (weights[image] * localization).sum() / (samples * num_boxed),
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}

@@ -43,30 +43,41 @@ class KReciprocal:
             lists: from `index.search` with these queries.
             index: whose regions they rank.
         """
-        pairs = zip(queries, lists.lists)
-        return RankLists(tuple(self._rerank(query, one, index) for query, one in pairs))
+        found = []
+        for query, one in zip(queries, lists.lists):
+            head = ranked_embeddings(one.top(self.shortlist), index).reshape(-1, len(query))
+            similarities = self.rescore(query, head, one, index)
+            order = np.argsort(-similarities, kind="stable")
+            found.append(
+                replace(
+                    one,
+                    image_ids=one.image_ids[order],
+                    boxes=one.boxes[order],
+                    similarities=similarities[order],
+                )
+            )
+        return RankLists(tuple(found))
 
-    def _rerank(self, query: np.ndarray, one: RankList, index: RegionIndex) -> RankList:
-        head = one.top(self.shortlist)
-        nodes = np.concatenate(
-            [query[None], ranked_embeddings(head, index).reshape(-1, len(query))]
-        )
-        found = k_reciprocal_similarities(
+    def rescore(
+        self, query: np.ndarray, embeddings: np.ndarray, ranked: RankList, index: RegionIndex
+    ) -> np.ndarray:
+        """(M,) float32 new similarities of the entries of a list, in the list's order.
+
+        Args:
+            query: (D,), L2-normalized.
+            embeddings: (M, D) of what the entries show, or of the first `shortlist` of them.
+            ranked: the list.
+            index: that says how embeddings compare.
+        """
+        nodes = np.concatenate([query[None], embeddings[: self.shortlist]])
+        head = k_reciprocal_similarities(
             index.compare(nodes, nodes), k1=self.k1, k2=self.k2, weight=self.weight
         )
-        order = np.argsort(-found, kind="stable")
-        tail = one.similarities[len(head) :]
+        tail = ranked.similarities[len(head) :]
         if len(tail):
-            lowered = tail - max(0.0, tail[0] - found.min())
-            tail = np.minimum(lowered, found.min())  # Whatever the rounding.
-        order = np.concatenate([order, np.arange(len(head), len(one))])
-        similarities = np.concatenate([np.sort(found)[::-1], tail]).astype(np.float32)
-        return replace(
-            one,
-            image_ids=one.image_ids[order],
-            boxes=one.boxes[order],
-            similarities=similarities,
-        )
+            lowered = tail - max(0.0, tail[0] - head.min())
+            tail = np.minimum(lowered, head.min())  # Whatever the rounding.
+        return np.concatenate([head, tail]).astype(np.float32)
 
 
 def k_reciprocal_similarities(

@@ -7,17 +7,20 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
+from spil_d2 import get_cfg
 from spil_d2.modeling.losses import (
     WeightedFastRCNNOutputLayers,
     box_losses,
+    checked_box_normalizer,
     image_weights,
     in_ignored,
     weighted_mask_loss,
 )
+from spil_d2.modeling.query_rpn import QueryRPN
 
 TRANSFORM = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
 
@@ -108,6 +111,47 @@ def test_negative_maps_alone_give_zero_box_loss_and_finite_gradients() -> None:
     assert float(losses["loss_box_reg"].detach()) == 0
     sum(losses.values()).backward()
     assert deltas.grad is not None and not deltas.grad.any()
+
+
+def test_null_maps_take_nothing_from_the_boxes_of_positive_maps() -> None:
+    """By "positive" the box loss is that of the positive maps alone; by "all" each map counts."""
+    positive, negative = [_proposals(0.7, 0), _proposals(0.2, 1)], [_negatives(6), _negatives(6)]
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(24, 2, generator=generator)
+    deltas = torch.randn(24, 4, generator=generator)
+    for normalizer, share in (("all", 0.5), ("positive", 1.0)):
+        ours, _ = _heads()
+        ours.box_normalizer = normalizer
+        alone = ours.losses((logits[:12], deltas[:12]), positive)
+        both = ours.losses((logits, deltas), positive + negative)
+        torch.testing.assert_close(both["loss_box_reg"], share * alone["loss_box_reg"])
+        nothing = ours.losses((logits[12:], deltas[12:]), negative)
+        assert float(nothing["loss_box_reg"]) == 0
+    with pytest.raises(ValueError, match="SPIL.BOX_NORMALIZER is 'none'"):
+        checked_box_normalizer("none")
+
+
+@pytest.mark.parametrize(("normalizer", "share"), [("all", 0.5), ("positive", 1.0)])
+def test_null_maps_and_the_rpns_box_loss(normalizer: str, share: float) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
+    cfg.MODEL.RPN.IN_FEATURES = ["p"]
+    cfg.SPIL.BOX_NORMALIZER = normalizer
+    rpn = QueryRPN(cfg, {"p": ShapeSpec(channels=4, stride=16)})
+    maps = {"p": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))}
+    boxed = Instances((128, 128))
+    boxed.gt_boxes = Boxes(torch.tensor([[10.0, 20, 90, 100]]))
+    boxed.gt_weights = torch.ones(1)
+    losses = []
+    for pictures in (1, 2):
+        torch.manual_seed(1)  # of the sampled anchors
+        images = ImageList(torch.zeros(pictures, 3, 128, 128), [(128, 128)] * pictures)
+        features = {name: one[:pictures] for name, one in maps.items()}
+        with EventStorage():
+            _, found = rpn(images, features, [boxed, boxed[[]]][:pictures])
+        losses.append(found["loss_rpn_loc"].detach())
+    assert float(losses[0]) > 0
+    torch.testing.assert_close(losses[1], share * losses[0])
 
 
 def test_box_losses_name_an_unknown_kind() -> None:
