@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from .flat_npz import Column, check_columns, load_lists, save_lists, take_columns
+
+_COLUMNS = (
+    Column("image_ids", np.int64),
+    Column("boxes", np.float32, width=4),
+    Column("similarities", np.float32),
+    Column("probabilities", np.float32, is_optional=True),
+)
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,7 @@ class RankList:
 
     def __post_init__(self) -> None:
         m = len(self.image_ids)
-        expected = {"image_ids": (m,), "boxes": (m, 4), "similarities": (m,)}
-        if self.probabilities is not None:
-            expected["probabilities"] = (m,)
-        for name, shape in expected.items():
-            seen = np.shape(getattr(self, name))
-            if seen != shape:
-                raise ValueError(
-                    f"rank list of query {self.query_id}: {name} is {seen}, not {shape}"
-                )
+        check_columns(self, _COLUMNS, "rank list")
         if len(np.unique(self.image_ids)) != m:
             raise ValueError(f"rank list of query {self.query_id} holds an image twice")
         if m > 1 and np.any(np.diff(self.similarities) > 0):
@@ -55,14 +54,7 @@ class RankList:
 
     def take(self, index: np.ndarray) -> RankList:
         """The entries at `index` ((K,) int), which must keep the order of similarity."""
-        kept = None if self.probabilities is None else self.probabilities[index]
-        return replace(
-            self,
-            image_ids=self.image_ids[index],
-            boxes=self.boxes[index],
-            similarities=self.similarities[index],
-            probabilities=kept,
-        )
+        return replace(self, **take_columns(self, _COLUMNS, index))
 
 
 @dataclass(frozen=True)
@@ -92,19 +84,7 @@ class RankLists(Mapping):
 
     def save(self, path: str | Path) -> None:
         """Write one .npz (no pickle). Ragged lists are stored flat with `offsets` (Q + 1,)."""
-        lists = self.lists
-        arrays: dict[str, Any] = {
-            "query_ids": np.array([one.query_id for one in lists], np.int64),
-            "offsets": np.cumsum([0, *(len(one) for one in lists)]).astype(np.int64),
-            "image_ids": _concatenate([one.image_ids for one in lists], (0,), np.int64),
-            "boxes": _concatenate([one.boxes for one in lists], (0, 4), np.float32),
-            "similarities": _concatenate([one.similarities for one in lists], (0,), np.float32),
-        }
-        given = [one.probabilities for one in lists if one.probabilities is not None]
-        if lists and len(given) == len(lists):
-            arrays["probabilities"] = _concatenate(given, (0,), np.float32)
-        with open(path, "wb") as f:
-            np.savez_compressed(f, **arrays)
+        save_lists(path, self.lists, _COLUMNS)
 
     @classmethod
     def load(cls, path: str | Path) -> RankLists:
@@ -113,21 +93,7 @@ class RankLists(Mapping):
         Raises:
             ValueError: naming the file, where it is damaged or not a file of rank lists.
         """
-        try:
-            # numpy leaves a file open that it opened itself and cannot read.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                data = {name: archive[name] for name in archive.files}
-            bounds = data["offsets"]
-            return cls(
-                tuple(
-                    _slice(data, int(query_id), int(bounds[i]), int(bounds[i + 1]))
-                    for i, query_id in enumerate(data["query_ids"])
-                )
-            )
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"{path} is not a readable file of rank lists: {error}") from error
+        return cls(load_lists(path, RankList, _COLUMNS, "rank list"))
 
     def to_coco_results(self) -> list[dict]:
         """COCO result records with `query_id` and `rank` (from 1), for viewers; boxes are XYWH."""
@@ -147,16 +113,3 @@ class RankLists(Mapping):
                     record["probability"] = round(float(one.probabilities[rank - 1]), 6)
                 records.append(record)
         return records
-
-
-def _concatenate(parts: Sequence[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(empty, dtype)
-
-
-def _slice(data: Mapping[str, np.ndarray], query_id: int, start: int, stop: int) -> RankList:
-    kept = {
-        name: data[name][start:stop]
-        for name in ("image_ids", "boxes", "similarities", "probabilities")
-        if name in data
-    }
-    return RankList(query_id, **kept)
