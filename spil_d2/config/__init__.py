@@ -5,7 +5,11 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .cycle import add_cycle_config
+from .cycle_training import add_cycle_training_config
+from .globaltrack import add_globaltrack_config
 from .localizer import add_backbone_config, add_query_config
+from .ranker import add_ranker_config
 from .search import add_engine_config, add_reranking_config, add_search_config
 from .training import (
     add_augmentation_config,
@@ -26,6 +30,7 @@ def add_spil_d2_config(cfg: CN) -> None:
     """Add all of spil_d2's keys to `cfg`."""
     add_backbone_config(cfg)
     add_query_config(cfg)
+    add_globaltrack_config(cfg)
     add_search_config(cfg)
     add_engine_config(cfg)
     add_reranking_config(cfg)
@@ -33,6 +38,9 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_coattention_config(cfg)
     add_augmentation_config(cfg)
     add_test_config(cfg)
+    add_cycle_config(cfg)
+    add_cycle_training_config(cfg)
+    add_ranker_config(cfg)
     # "SGD" (Detectron2's, the paper's) or "AdamW" (fewer iterations for heads from scratch).
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parts in which a process's share of IMS_PER_BATCH goes through the model, one optimizer step

@@ -14,6 +14,8 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.TOP_K = 128
     # Rank again at the end, by the similarities of the refined boxes.
     cfg.SEARCH.RERANK = True
+    # Their share; the search's own similarities have the rest. 1 is the paper.
+    cfg.SEARCH.RERANK_SHARE = 1.0
     # Rank by similarity * p ** RERANK_POWER, p being the localizer's probability that the instance
     # is there; 0 (the paper) leaves p out.
     cfg.SEARCH.RERANK_POWER = 0.0

@@ -1,4 +1,4 @@
-"""Query crops: a square of context around a box, at one size (D4)."""
+"""Query pictures: a square of context around a box, at one size (D4), or the whole picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from detectron2.data import transforms as T
 
 from ..structures import Box
 
 CROP_SHAPES = ("square", "tight")
+QUERY_FORMATS = ("crop", "image")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,39 @@ class CropGeometry:
         )
         inside = (np.array(box).reshape(2, 2) - origin) * scale
         return crop, inside.reshape(4).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class WholePicture:
+    """The whole picture, with the box in it, in place of a crop (CST's "large_bbox").
+
+    Attributes:
+        min_size, max_size: of the resized picture's shorter and longer side, in pixels.
+    """
+
+    min_size: int
+    max_size: int
+
+    def crop(self, image: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Arguments and returns as `CropGeometry.crop`'s, but for the size (h, w, 3)."""
+        resize = T.ResizeShortestEdge([self.min_size, self.min_size], self.max_size)
+        resized = resize.get_transform(image).apply_image(image)
+        scale = np.array(resized.shape[1::-1]) / np.array(image.shape[1::-1])
+        return resized, (np.array(box) * np.tile(scale, 2)).astype(np.float32)
+
+
+QueryGeometry = CropGeometry | WholePicture
+"""How a query's picture and box become what the model encodes."""
+
+
+def build_query_geometry(cfg) -> QueryGeometry:
+    """Of MODEL.QUERY.FORMAT: "crop" by the CROP_* keys, "image" by the test sizes of INPUT."""
+    query = cfg.MODEL.QUERY
+    if query.FORMAT not in QUERY_FORMATS:
+        raise ValueError(f"MODEL.QUERY.FORMAT is {query.FORMAT!r}: use one of {QUERY_FORMATS}")
+    if query.FORMAT == "image":
+        return WholePicture(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE)
 
 
 def _smooth(image: np.ndarray, scale: float) -> np.ndarray:

@@ -15,10 +15,13 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 from ..structures import QUERY, Pair, Query, SamplePool, Target
-from .crops import CropGeometry
+from .crops import CropGeometry, QueryGeometry
 
 VectorTable = Mapping[tuple[int, int], Tensor]
-"""(query id, position) -> object vector (C,) of that crop; position QUERY is the query's own."""
+"""(query id, position) -> kernel of that crop; position QUERY is the query's own."""
+
+Crops = Tensor | list[Tensor]
+"""(N, 3, S, S) uint8, or N pictures (3, h, w) of their own sizes."""
 
 
 class PairMapper:
@@ -38,7 +41,7 @@ class PairMapper:
         queries: Mapping[int, Query],
         *,
         augmentations: Sequence[T.Augmentation],
-        crop: CropGeometry,
+        crop: QueryGeometry,
         image_format: str,
         masks: bool,
         vectors: VectorTable | None = None,
@@ -51,10 +54,10 @@ class PairMapper:
             gallery: image id -> Detectron2 dataset dict.
             queries: query id -> Query.
             augmentations: of Y, without the flip.
-            crop: geometry of the query crops.
+            crop: geometry of the query crops, or whole pictures in their place.
             image_format: channel order of the model, e.g. "RGB".
             masks: give `gt_masks`; where a target has none, its box.
-            vectors: object vectors of the frozen backbone instead of crops.
+            vectors: kernels of the frozen backbone instead of crops.
             flip_probability: Y and the crops are mirrored together this often.
             ignore_extras: look-alikes are ignore regions instead of positives (D20).
         """
@@ -140,7 +143,7 @@ class PairMapper:
 
     def _map_support(
         self, role: str, query_id: int, positions: Sequence[int], flip: bool
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Crops]:
         if self._vectors is not None:
             rows = [self._vectors[query_id, position] for position in positions]
             return {f"{role}_vectors": torch.stack(rows)}
@@ -148,31 +151,39 @@ class PairMapper:
             [self.locate(query_id, position) for position in positions], self._crop, self._format
         )
         if flip:
-            crops = crops.flip(3)
-            boxes = boxes[:, [2, 1, 0, 3]]
-            boxes[:, [0, 2]] = self._crop.size - boxes[:, [0, 2]]
+            crops, boxes = _mirror(crops, boxes)
         return {f"{role}_crops": crops, f"{role}_boxes": boxes}
 
 
 def read_crops(
     places: Sequence[tuple[str, tuple[float, float, float, float]]],
-    crop: CropGeometry,
+    crop: QueryGeometry,
     image_format: str,
-) -> tuple[Tensor, Tensor]:
-    """Crops of files.
+) -> tuple[Crops, Tensor]:
+    """Crops of files, or the whole pictures.
 
     Args:
         places: N pairs of a file and an XYXY_ABS box in its pixels.
 
     Returns:
-        (N, 3, S, S) uint8 and the boxes in the crops (N, 4) float32.
+        (N, 3, S, S) uint8, or a list of (3, h, w) for whole pictures; and the boxes in them
+        (N, 4) float32.
     """
     crops, boxes = [], []
     for file_name, box in places:
         pixels, inside = crop.crop(read_image(file_name, image_format), box)
-        crops.append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        crops.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
         boxes.append(inside)
-    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(boxes))
+    same_size = isinstance(crop, CropGeometry)
+    return torch.stack(crops) if same_size else crops, torch.from_numpy(np.stack(boxes))
+
+
+def _mirror(crops: Crops, boxes: Tensor) -> tuple[Crops, Tensor]:
+    widths = torch.tensor([[crop.shape[2]] for crop in crops])
+    boxes = boxes[:, [2, 1, 0, 3]]
+    boxes[:, [0, 2]] = widths - boxes[:, [0, 2]]
+    is_list = isinstance(crops, list)
+    return [crop.flip(2) for crop in crops] if is_list else crops.flip(3), boxes
 
 
 def _decode(target: Target, size: tuple[int, int]) -> np.ndarray:

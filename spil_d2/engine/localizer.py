@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.crops import CropGeometry
+from ..data.crops import CropGeometry, QueryGeometry, build_query_geometry
 from ..data.gallery_loader import GalleryDataset, build_gallery_loader
 from ..data.pair_mapper import VectorTable, read_crops
 from ..modeling import QueryRCNN
@@ -23,6 +23,9 @@ from ..structures import QUERY, Box, Query, QueryPool, RankList, RankLists, Samp
 from ..structures.sample_pool import check_v_policy
 
 KERNELS = ("leave_one_out", "query_only", "top5")
+KernelOf = Callable[[int, int], Tensor]
+"""(query id, image id) -> kernel."""
+
 Place = tuple[str, Box]
 """A file and an XYXY_ABS box in its pixels."""
 Masks = dict[tuple[int, int], np.ndarray]
@@ -37,7 +40,7 @@ class LocalizerSettings:
     """How rank lists are localized.
 
     Attributes:
-        crop: geometry of the query crops.
+        crop: geometry of the query crops, or whole pictures in their place.
         num_crops: n of Eq. 3.
         kernel: "leave_one_out": the query's crop and those of the best candidates that are not the
             image at hand (D14); "query_only"; "top5": the best candidates whatever the image.
@@ -47,7 +50,7 @@ class LocalizerSettings:
         v_policy: whose crops kernels are made of (D12).
     """
 
-    crop: CropGeometry
+    crop: QueryGeometry
     num_crops: int
     kernel: str
     min_size: int
@@ -65,7 +68,7 @@ class LocalizerSettings:
     def from_config(cls, cfg) -> LocalizerSettings:
         query = cfg.MODEL.QUERY
         return cls(
-            crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
+            crop=build_query_geometry(cfg),
             num_crops=query.NUM_CROPS,
             kernel=query.TEST_KERNEL,
             min_size=cfg.INPUT.MIN_SIZE_TEST,
@@ -135,11 +138,11 @@ class Localizer:
         """Object vectors of crops, on this process alone."""
         keys = list(places)
         table: dict[tuple[int, int], Tensor] = {}
+        # Whole pictures are larger than crops, and padded to the largest of a batch.
+        size = _CROP_BATCH if isinstance(self._settings.crop, CropGeometry) else 1
         with inference_context(self._model), torch.no_grad():
-            for start in tqdm(
-                range(0, len(keys), _CROP_BATCH), "encoding crops", disable=not progress
-            ):
-                batch = keys[start : start + _CROP_BATCH]
+            for start in tqdm(range(0, len(keys), size), "encoding crops", disable=not progress):
+                batch = keys[start : start + size]
                 crops, boxes = read_crops(
                     [places[key] for key in batch], self._settings.crop, self._settings.image_format
                 )
@@ -171,24 +174,46 @@ class Localizer:
         for one in rank_lists.lists:
             for image_id in one.image_ids.tolist():
                 wanted[image_id].append(one.query_id)
-        mine = sorted(wanted)[comm.get_rank() :: comm.get_world_size()]
-        dataset = self._dataset(mine)
         found: dict[tuple[int, int], tuple[list[float], float]] = {}
-        with inference_context(self._model), torch.no_grad():
-            loader = build_gallery_loader(dataset, self._settings.num_workers)
-            for item in tqdm(loader, label, disable=not comm.is_main_process()):
-                image_id = int(item["image_id"])
-                query_ids = wanted[image_id]
-                kernels = torch.stack([self._kernel(pool[q], image_id, vectors) for q in query_ids])
-                for query_id, one in zip(query_ids, self._detect(item, kernels)):
-                    if len(one):
-                        box = one.pred_boxes.tensor[0].tolist()
-                        found[query_id, image_id] = (box, float(one.scores[0]))
+
+        def kernel_of(query_id: int, image_id: int) -> Tensor:
+            return self._kernel(pool[query_id], image_id, vectors)
+
+        for image_id, answers in self.detect(wanted, kernel_of, label):
+            for query_id, one in answers:
+                if len(one):
+                    box = one.pred_boxes.tensor[0].tolist()
+                    found[query_id, image_id] = (box, float(one.scores[0]))
         gathered = comm.gather(found)
         if not comm.is_main_process():
             return None
         merged = {key: value for part in gathered for key, value in part.items()}
         return RankLists(tuple(_replace_boxes(one, merged) for one in rank_lists.lists))
+
+    def detect(
+        self, wanted: Mapping[int, Sequence[int]], kernel_of: KernelOf, label: str
+    ) -> Iterator[tuple[int, list[tuple[int, Instances]]]]:
+        """All boxes of queries in gallery images; a picture is encoded once for all its queries.
+
+        Args:
+            wanted: image id -> ids of the queries that look at it.
+            kernel_of: (query id, image id) -> the kernel.
+            label: for the progress bar.
+
+        Yields:
+            Image id and, for each of its queries, the query id and at most
+            TEST.DETECTIONS_PER_IMAGE instances, best first: `pred_boxes` in pixels of the stored
+            image, `scores`. Of this process's share of the images alone.
+        """
+        mine = sorted(wanted)[comm.get_rank() :: comm.get_world_size()]
+        loader = build_gallery_loader(self._dataset(mine), self._settings.num_workers)
+        for item in tqdm(loader, label, disable=not comm.is_main_process()):
+            image_id = int(item["image_id"])
+            query_ids = list(wanted[image_id])
+            kernels = torch.stack([kernel_of(query_id, image_id) for query_id in query_ids])
+            with inference_context(self._model), torch.no_grad():
+                found = self._detect(item, kernels)
+            yield image_id, list(zip(query_ids, found))
 
     def segment(self, localized: RankLists, pool: SamplePool) -> Masks:
         """Masks of boxes that `localize` has found, on this process alone.
@@ -249,7 +274,9 @@ class Localizer:
         features = model.encode_gallery(images)
         height, width = images.image_sizes[0]
         found: list[Instances] = []
-        for batch in kernels.to(model.device).split(_QUERY_BATCH):
+        # A template that is shared is the mean over all queries of the picture.
+        size = len(kernels) if model.shared_template else _QUERY_BATCH
+        for batch in kernels.to(model.device).split(size):
             found += model.detect(features, batch, images.image_sizes, with_masks=False)
         for one in found:
             one.pred_boxes.scale(item["width"] / width, item["height"] / height)
@@ -257,7 +284,7 @@ class Localizer:
         return found
 
     def _kernel(self, one: QueryPool, image_id: int, vectors: VectorTable) -> Tensor:
-        """(C,) mean kernel for one query on one image (D14)."""
+        """The mean kernel for one query on one image (D14)."""
         settings = self._settings
         others = [
             i

@@ -108,7 +108,7 @@ class Refiner:
             crops.append(torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))))
             inside.append(torch.from_numpy(box_inside))
         with torch.no_grad():
-            return self._model.encode_query(torch.stack(crops), torch.stack(inside))
+            return self._model.encode_query(crops, torch.stack(inside))
 
     def _detect(self, picture: Picture, kernel: Tensor) -> Instances:
         """At most one instance, in pixels of the displayed picture."""

@@ -1,6 +1,9 @@
+from . import globaltrack_head as _globaltrack_head  # registration
+from . import query_guided_roi_heads as _guided_roi_heads  # registration
 from . import query_roi_heads as _roi_heads  # registration
 from .correlation_head import CORRELATION_HEAD_REGISTRY, build_correlation_head
 from .meta_arch import QueryRCNN
 from .query_rpn import QueryRPN
+from .ranker import Ranker
 
-__all__ = ["CORRELATION_HEAD_REGISTRY", "QueryRCNN", "QueryRPN", "build_correlation_head"]
+__all__ = ["CORRELATION_HEAD_REGISTRY", "QueryRCNN", "QueryRPN", "Ranker", "build_correlation_head"]

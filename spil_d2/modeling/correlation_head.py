@@ -19,31 +19,65 @@ from ..ops.correlation import KERNEL_NORMS, correlate, correlate_and_project, no
 
 CORRELATION_HEAD_REGISTRY = Registry("CORRELATION_HEAD")
 CORRELATION_HEAD_REGISTRY.__doc__ = """
-Modulators of gallery features by a query kernel. Called with (cfg, input_shape: dict of ShapeSpec),
-they have `forward(features, kernel)`, `rpn_shape` and `roi_shape`.
+Modulators of gallery features by a query kernel: each a `CorrelationHead`, called with
+(cfg, input_shape: dict of ShapeSpec).
 """
 
 HEAD_INPUTS = ("corr", "raw", "concat")
 
 
-def build_correlation_head(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+def build_correlation_head(cfg, input_shape: dict[str, ShapeSpec]) -> CorrelationHead:
     """Build `cfg.MODEL.CORRELATION_HEAD.NAME`."""
     return CORRELATION_HEAD_REGISTRY.get(cfg.MODEL.CORRELATION_HEAD.NAME)(cfg, input_shape)
 
 
-def _shapes(input_shape: dict[str, ShapeSpec], channels: int) -> dict[str, ShapeSpec]:
+def level_shapes(input_shape: dict[str, ShapeSpec], channels: int) -> dict[str, ShapeSpec]:
+    """The shapes of the same levels with another width."""
     return {name: ShapeSpec(channels, stride=spec.stride) for name, spec in input_shape.items()}
 
 
-def _common_channels(input_shape: dict[str, ShapeSpec]) -> int:
+def common_channels(input_shape: dict[str, ShapeSpec]) -> int:
+    """The width of all levels; they must have the same."""
     channels = {spec.channels for spec in input_shape.values()}
     if len(channels) != 1:
         raise ValueError(f"a kernel needs levels of equal width, got {input_shape}")
     return int(channels.pop())
 
 
+class CorrelationHead(nn.Module):
+    """What a kernel is, and what it does to the maps of a gallery image.
+
+    Attributes:
+        rpn_shape, roi_shape: name -> shape of what `forward` returns for the RPN and for the RoI
+            heads; the names of `rpn_shape` are the levels.
+    """
+
+    rpn_shape: dict[str, ShapeSpec]
+    roi_shape: dict[str, ShapeSpec]
+
+    def to_kernel(self, regions: Tensor) -> Tensor:
+        """Kernels (N, C) of pooled query regions (N, C, S, S): their means, SPIL's object vectors.
+
+        A head may keep more of the regions. Kernels of several crops are averaged.
+        """
+        return regions.mean(dim=(2, 3))
+
+    def forward(
+        self, features: dict[str, Tensor], kernel: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """
+        Args:
+            features: level -> (B, C, H, W).
+            kernel: (B, ...), one for each image; or (Q, ...) on the maps of one image.
+
+        Returns:
+            What the RPN sees, max(B, Q) maps of each level, and what the RoI heads see.
+        """
+        raise NotImplementedError
+
+
 @CORRELATION_HEAD_REGISTRY.register()
-class ChannelReweighting(nn.Module):
+class ChannelReweighting(CorrelationHead):
     """`C_l = Y_l * A_l x` on each level (Eq. 3; A_l = identity for the paper's single level)."""
 
     @configurable
@@ -68,7 +102,7 @@ class ChannelReweighting(nn.Module):
                 f"HEAD_INPUT {head_input!r} is none of {HEAD_INPUTS} or KERNEL_NORM "
                 f"{kernel_norm!r} is none of {KERNEL_NORMS}"
             )
-        channels = _common_channels(input_shape)
+        channels = common_channels(input_shape)
         self.kernel_norm = kernel_norm
         self.head_input = head_input
         self.level_maps = nn.ModuleDict()
@@ -76,8 +110,8 @@ class ChannelReweighting(nn.Module):
             for name in input_shape:
                 self.level_maps[name] = nn.Linear(channels, channels, bias=False)
                 nn.init.eye_(self.level_maps[name].weight)
-        self.rpn_shape = _shapes(input_shape, channels)
-        self.roi_shape = _shapes(input_shape, channels * (2 if head_input == "concat" else 1))
+        self.rpn_shape = level_shapes(input_shape, channels)
+        self.roi_shape = level_shapes(input_shape, channels * (2 if head_input == "concat" else 1))
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -114,7 +148,7 @@ class ChannelReweighting(nn.Module):
 
 
 @CORRELATION_HEAD_REGISTRY.register()
-class ProjectedReweighting(nn.Module):
+class ProjectedReweighting(CorrelationHead):
     """`relu(W (Y * x) + U Y + b)`: the correlation and the raw map, brought to few channels.
 
     For wide frozen maps on small machines. The kernel is folded into W, so the wide correlation
@@ -138,7 +172,7 @@ class ProjectedReweighting(nn.Module):
             num_convs: 3x3 convolutions on them before both.
         """
         super().__init__()
-        width = _common_channels(input_shape)
+        width = common_channels(input_shape)
         self.kernel_norm = kernel_norm
         self.correlation = nn.ModuleDict()
         self.raw = nn.ModuleDict()
@@ -155,7 +189,7 @@ class ProjectedReweighting(nn.Module):
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
-        self.rpn_shape = self.roi_shape = _shapes(input_shape, channels)
+        self.rpn_shape = self.roi_shape = level_shapes(input_shape, channels)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

@@ -1,12 +1,14 @@
-"""QueryRCNN: an R-CNN that looks for what a query shows (SPIL, Section 3.1).
+"""QueryRCNN: an R-CNN that looks for what a query shows (SPIL, Section 3.1; CST's localizer).
 
 Shape shorthand: B: gallery images, Q: queries, n: crops of a query, S: side of a crop in pixels,
-C: channels of the kernel.
+C: channels, K: shape of a kernel, which the correlation head decides: (C,) or (C, s, s).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -22,7 +24,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from .correlation_head import build_correlation_head
+from .correlation_head import CorrelationHead, build_correlation_head
 
 X_POOLS = ("roi", "full")
 
@@ -45,11 +47,13 @@ class QueryRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        correlation_head: nn.Module,
+        correlation_head: CorrelationHead,
         proposal_generator: nn.Module,
         roi_heads: nn.Module,
         query_pooler: ROIPooler,
+        query_levels: Sequence[str],
         query_pool: str,
+        shared_template: bool = False,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         detach_query: bool,
@@ -59,10 +63,13 @@ class QueryRCNN(nn.Module):
         """
         Args:
             backbone: image -> maps of equal width; shared by query and gallery.
-            correlation_head: (maps, kernel) -> maps for the RPN, maps for the RoI heads.
+            correlation_head: (maps, kernel) -> maps for the RPN, maps for the RoI heads; it also
+                says what of a query's pooled region the kernel is.
             proposal_generator, roi_heads: Detectron2's, on the correlated maps.
             query_pooler: pools the object's box in a crop's maps.
-            query_pool: "roi" averages over the object's box (D3), "full" over the whole crop.
+            query_levels: the maps that it pools from, in its order.
+            query_pool: "roi" pools the object's box (D3), "full" the whole crop.
+            shared_template: see `detect`.
             pixel_mean, pixel_std: of a channel, in the order of the input image.
             detach_query: no gradient through the query branch (D28).
             frozen_backbone: run the backbone without gradients.
@@ -77,7 +84,9 @@ class QueryRCNN(nn.Module):
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
         self.query_pooler = query_pooler
+        self.query_levels = tuple(query_levels)
         self.query_pool = query_pool
+        self.shared_template = shared_template
         self.detach_query = detach_query
         self.frozen_backbone = frozen_backbone
         self.bf16 = bf16
@@ -86,8 +95,10 @@ class QueryRCNN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        query = cfg.MODEL.QUERY
         backbone = build_backbone(cfg)
-        shape = {name: backbone.output_shape()[name] for name in cfg.MODEL.QUERY.IN_FEATURES}
+        shape = {name: backbone.output_shape()[name] for name in query.IN_FEATURES}
+        query_levels = query.POOLER_IN_FEATURES or query.IN_FEATURES
         correlation_head = build_correlation_head(cfg, shape)
         return {
             "backbone": backbone,
@@ -95,15 +106,17 @@ class QueryRCNN(nn.Module):
             "proposal_generator": build_proposal_generator(cfg, correlation_head.rpn_shape),
             "roi_heads": build_roi_heads(cfg, correlation_head.roi_shape),
             "query_pooler": ROIPooler(
-                output_size=cfg.MODEL.QUERY.POOLER_RESOLUTION,
-                scales=[1 / spec.stride for spec in shape.values()],
-                sampling_ratio=0,
-                pooler_type="ROIAlignV2",
+                output_size=query.POOLER_RESOLUTION,
+                scales=[1 / shape[name].stride for name in query_levels],
+                sampling_ratio=query.POOLER_SAMPLING_RATIO,
+                pooler_type=query.POOLER_TYPE,
             ),
-            "query_pool": cfg.MODEL.QUERY.X_POOL,
+            "query_levels": query_levels,
+            "query_pool": query.X_POOL,
+            "shared_template": query.SHARED_TEMPLATE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "detach_query": cfg.MODEL.QUERY.DETACH,
+            "detach_query": query.DETACH,
             "frozen_backbone": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
             "bf16": cfg.MODEL.BF16 == "on",
         }
@@ -127,23 +140,23 @@ class QueryRCNN(nn.Module):
         maps = self._backbone_maps(images.tensor)
         return {name: maps[name] for name in self.levels}
 
-    def encode_query(self, crops: Tensor, boxes: Tensor) -> Tensor:
-        """Object vectors of query crops (Eq. 3 before the mean).
+    def encode_query(self, crops: Tensor | Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Kernels of query crops (Eq. 3 before the mean).
 
         Args:
-            crops: (N, 3, S, S) of 0..255.
+            crops: (N, 3, S, S) of 0..255; or N pictures (3, h, w) of any sizes.
             boxes: (N, 4) the object's box, XYXY in pixels of the crop.
 
         Returns:
-            (N, C) float32.
+            (N, *K) float32.
         """
-        images = (crops.to(self.device) - self.pixel_mean) / self.pixel_std
+        images = self.preprocess(list(crops))
         if self.query_pool == "full":
-            boxes = boxes.new_tensor([0, 0, crops.shape[3], crops.shape[2]]).expand(len(crops), 4)
-        maps = self._backbone_maps(images)
+            boxes = boxes.new_tensor([[0, 0, w, h] for h, w in images.image_sizes])
+        maps = self._backbone_maps(images.tensor)
         per_crop = [Boxes(box[None]) for box in boxes.to(self.device)]
-        pooled = self.query_pooler([maps[name] for name in self.levels], per_crop)
-        return pooled.mean(dim=(2, 3))
+        pooled = self.query_pooler([maps[name] for name in self.query_levels], per_crop)
+        return self.correlation_head.to_kernel(pooled)
 
     def detect(
         self,
@@ -154,9 +167,12 @@ class QueryRCNN(nn.Module):
     ) -> list[Instances]:
         """Find each kernel's instance.
 
+        With `shared_template`, several kernels on one image are averaged, and one pass finds the
+        same boxes and probabilities for all of them (CST's code; the batch then matters).
+
         Args:
             features: of `encode_gallery`, for max(B, Q) images or for one.
-            kernel: (B, C), one for each image, or (Q, C) on one image.
+            kernel: (B, *K), one for each image, or (Q, *K) on one image.
             image_sizes: (height, width) of each of the B network inputs.
             with_masks: run the mask head, if there is one.
 
@@ -165,6 +181,10 @@ class QueryRCNN(nn.Module):
             probability p), best first, and `pred_masks` where the mask head is on.
         """
         assert not self.training, "detect() is for evaluation mode"
+        if self.shared_template and len(image_sizes) == 1 < len(kernel):
+            mean = kernel.mean(dim=0, keepdim=True)
+            (found,) = self.detect(features, mean, image_sizes, with_masks)
+            return [copy.deepcopy(found) for _ in kernel]
         images, rpn_maps, roi_maps = self._correlate(features, kernel, image_sizes)
         with self._autocast():
             proposals, _ = self.proposal_generator(images, rpn_maps, None)
@@ -189,7 +209,7 @@ class QueryRCNN(nn.Module):
 
         Args:
             features: of `encode_gallery`, for one image.
-            kernel: (Q, C).
+            kernel: (Q, *K).
             boxes: (Q, 4) XYXY in network-input pixels.
             image_sizes: [(height, width)] of the network input.
 
@@ -210,10 +230,11 @@ class QueryRCNN(nn.Module):
 
         Args:
             batched_inputs: one dict an image with "image" (3, H, W) and the query either as
-                "query_crops" (n, 3, S, S) with "query_boxes" (n, 4), or as "query_vectors"
-                (n, C); in training also "instances" (`gt_boxes`, `gt_classes` = 0, `gt_masks`,
-                `gt_weights`), and, for contrastive training, the same keys with "negative_"
-                instead of "query_": another query, for which this image is null ground truth;
+                "query_crops" (n, 3, S, S), or n of any sizes, with "query_boxes" (n, 4), or as
+                "query_vectors" (n, *K); in training also "instances" (`gt_boxes`, `gt_classes` = 0,
+                `gt_masks`, `gt_weights`), and, for contrastive training, the same keys with
+                "negative_" instead of "query_": another query, for which this image is null ground
+                truth;
                 and, where look-alikes are to be ignored (D20), "ignore_boxes" (E, 4) in the
                 image's pixels, a separate key since Instances holds fields of its G boxes only;
                 at inference "height", "width" of the wanted output frame.
@@ -265,14 +286,14 @@ class QueryRCNN(nn.Module):
         return {"ignored": [Boxes(b.to(self.device)) for b in boxes + [none] * num_negatives]}
 
     def _mean_kernels(self, batched_inputs: list[dict], role: str) -> Tensor:
-        """(B, C): the mean object vector of each item's crops (Eq. 3)."""
+        """(B, *K): the mean kernel of each item's crops (Eq. 3)."""
         if f"{role}_vectors" in batched_inputs[0]:
             return torch.stack(
                 [one[f"{role}_vectors"].to(self.device).mean(dim=0) for one in batched_inputs]
             )
         counts = [len(one[f"{role}_boxes"]) for one in batched_inputs]
         vectors = self.encode_query(
-            torch.cat([one[f"{role}_crops"] for one in batched_inputs]),
+            [crop for one in batched_inputs for crop in one[f"{role}_crops"]],
             torch.cat([one[f"{role}_boxes"] for one in batched_inputs]),
         )
         if self.detach_query:
@@ -300,6 +321,6 @@ class QueryRCNN(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled and self.bf16)
 
     def _image_list(self, maps: dict[str, Tensor], sizes: list[tuple[int, int]]) -> ImageList:
-        # RPN and RoI heads read the sizes only; a zero-copy view stands for the pixels.
+        # RPN and RoI heads read the sizes only; any map stands for the pixels.
         any_map = next(iter(maps.values()))
         return ImageList(any_map, list(sizes) * (len(any_map) // len(sizes)))

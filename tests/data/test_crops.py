@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spil_d2.data.crops import CropGeometry
+from spil_d2 import get_cfg
+from spil_d2.data.crops import CropGeometry, WholePicture, build_query_geometry
 
 
 def _ramp(height: int, width: int) -> np.ndarray:
@@ -64,3 +65,24 @@ def test_a_box_thinner_than_a_pixel_is_a_pixel() -> None:
 def test_impossible_geometries_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match="crop shape"):
         CropGeometry(**arguments)
+
+
+def test_a_whole_picture_keeps_everything_and_scales_the_box() -> None:
+    picture, inside = WholePicture(60, 1000).crop(_ramp(120, 160), (40.0, 50.0, 80.0, 70.0))
+    assert picture.shape == (60, 80, 3) and picture.dtype == np.uint8
+    np.testing.assert_allclose(inside, [20, 25, 40, 35])
+    # Half the size: pixel (u, v) covers the columns 2u and 2u + 1.
+    np.testing.assert_allclose(picture[29, 39, :2], [2 * 39 + 0.5, 2 * 29 + 0.5], atol=1)
+    # The longer side counts where it would become too long.
+    assert WholePicture(60, 40).crop(_ramp(120, 160), (0.0, 0.0, 8.0, 8.0))[0].shape == (30, 40, 3)
+
+
+def test_the_configuration_decides_between_crops_and_whole_pictures() -> None:
+    cfg = get_cfg()
+    assert build_query_geometry(cfg) == CropGeometry(320, 16, "square")
+    cfg.MODEL.QUERY.FORMAT = "image"
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 600, 900
+    assert build_query_geometry(cfg) == WholePicture(600, 900)
+    cfg.MODEL.QUERY.FORMAT = "canvas"
+    with pytest.raises(ValueError, match="MODEL.QUERY.FORMAT is 'canvas'.*image"):
+        build_query_geometry(cfg)

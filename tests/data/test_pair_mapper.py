@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
-from spil_d2.data.crops import CropGeometry
+from spil_d2.data.crops import CropGeometry, WholePicture
 from spil_d2.data.pair_mapper import PairMapper, read_crops
 from spil_d2.structures import (
     QUERY,
@@ -190,3 +190,17 @@ def test_channel_order(files) -> None:
     (bgr,), _ = read_crops([(files[2], QUERY_BOX)], CROP, "BGR")
     assert torch.equal(rgb, bgr.flip(0))
     assert rgb[2, 16, 16] == 100
+
+
+def test_whole_pictures_stand_in_for_crops(make_mapper, files) -> None:
+    pair = Pair(1, 0, (QUERY, 1))
+    whole = WholePicture(2 * HEIGHT, 1000)
+    straight = make_mapper(crop=whole)(pair, _rng())
+    flipped = make_mapper(crop=whole, flip_probability=1.0)(pair, _rng())
+    assert [tuple(one.shape) for one in straight["query_crops"]] == [(3, 120, 160)] * 2
+    assert straight["query_boxes"][0].tolist() == [2 * v for v in QUERY_BOX]
+    assert [int(one[2, 60, 80]) for one in straight["query_crops"]] == [0, 100]
+    x0, y0, x1, y1 = (2 * v for v in QUERY_BOX)
+    assert flipped["query_boxes"][0].tolist() == [160 - x1, y0, 160 - x0, y1]
+    for before, after in zip(straight["query_crops"], flipped["query_crops"], strict=True):
+        assert torch.equal(after, before.flip(2))

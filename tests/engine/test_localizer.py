@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from spil_d2.data.crops import CropGeometry
+from spil_d2.data.crops import CropGeometry, WholePicture
 from spil_d2.engine.localizer import Localizer, LocalizerSettings
 from spil_d2.structures import (
+    QUERY,
     Candidate,
     Query,
     QueryPool,
@@ -145,3 +146,36 @@ def test_settings_name_what_is_allowed(files) -> None:
         _localizer(files, Recorder(), kernel="all")
     with pytest.raises(ValueError, match="SPIL.V_POLICY is 'all'.*confident_only"):
         _localizer(files, Recorder(), v_policy="all")
+
+
+@pytest.mark.parametrize(("is_shared", "batches"), [(False, [16, 4]), (True, [20])])
+def test_a_shared_template_is_of_all_queries_at_once(files, is_shared, batches) -> None:
+    model = Recorder()
+    model.shared_template = is_shared
+    asked = []
+
+    def detect(features, kernel, image_sizes, with_masks):
+        asked.append(len(kernel))
+        one = Instances(image_sizes[0], pred_boxes=Boxes(torch.tensor([[2.0, 4.0, 8.0, 10.0]])))
+        return [one[:] for _ in kernel]
+
+    model.detect = detect
+    item = {"image": torch.zeros(3, 2 * HEIGHT, 2 * WIDTH), "height": HEIGHT, "width": WIDTH}
+    found = _localizer(files, model)._detect(item, torch.zeros(20, 3))
+    assert asked == batches and len(found) == 20
+    assert found[0].pred_boxes.tensor.tolist() == [[1, 2, 4, 5]]
+
+
+def test_whole_pictures_are_encoded_one_by_one(files) -> None:
+    model = Recorder()
+    localizer = _localizer(files, model, crop=WholePicture(2 * HEIGHT, 1000), num_crops=2)
+    batches = []
+
+    def encode_query(crops, boxes):
+        batches.append([tuple(one.shape) for one in crops])
+        return torch.stack([crop[:, 0, 0].float() for crop in crops])
+
+    model.encode_query = encode_query
+    vectors = localizer.encode_pool(_pool(), 1, progress=False)
+    assert batches == [[(3, 2 * HEIGHT, 2 * WIDTH)]] * 2
+    assert [vectors[7, row][0].item() for row in (QUERY, 0)] == [1, 2]
