@@ -71,10 +71,10 @@ class Detector(PooledSearchEngine):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         settings, common = cfg.SEARCH.DETECTOR, read_common_config(cfg)
-        theirs = _read_detector_config(settings.CONFIG_FILE, cfg.MODEL.DEVICE)
+        theirs = read_detector_config(settings.CONFIG_FILE, cfg.MODEL.DEVICE)
         detector = build_model(theirs)
         weights = settings.WEIGHTS or theirs.MODEL.WEIGHTS
-        _load_detector(detector, weights)
+        load_detector(detector, weights)
         if settings.OWN_FEATURES:
             source = {
                 "backbone": detector.backbone,
@@ -134,8 +134,17 @@ def _with_whole_image(detections: Instances, image: np.ndarray) -> tuple[np.ndar
     return np.concatenate([boxes, whole_image_box(image)]), np.append(scores, np.float32(0))
 
 
-def _read_detector_config(path: str, device: str) -> CfgNode:
-    """Detectron2's configuration in a file, or in the model zoo by its name there."""
+def read_detector_config(path: str, device: str) -> CfgNode:
+    """Detectron2's configuration in a file, or in the model zoo by its name there.
+
+    Args:
+        path: of SEARCH.DETECTOR.CONFIG_FILE.
+        device: that the detector will run on.
+
+    Raises:
+        ValueError: the path is empty.
+        FileNotFoundError: there is no such file, here or in the model zoo.
+    """
     if not path:
         raise ValueError(
             "SEARCH.DETECTOR.CONFIG_FILE is not set: give the path of a Detectron2 configuration, "
@@ -160,7 +169,17 @@ def _read_detector_config(path: str, device: str) -> CfgNode:
     return config
 
 
-def _load_detector(detector: nn.Module, weights: str) -> None:
+def load_detector(detector: nn.Module, weights: str) -> None:
+    """Load a detector's weights in place.
+
+    Args:
+        detector: of `read_detector_config`.
+        weights: path or address; all of the detector's weights must be there.
+
+    Raises:
+        ValueError: there is no path, or the file lacks weights.
+        FileNotFoundError: the file could not be had.
+    """
     if not weights:
         raise ValueError("SEARCH.DETECTOR.WEIGHTS is not set: a detector of random weights is none")
     path = resolve_weights(weights)
