@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Train SPIL in self-paced stages on a dataset's queries, or evaluate a trained model.
 
+With the meta-architecture "Ranker": train CST's ranker on a dataset's identities.
+
 python tools/train_net.py --config-file configs/SPIL/tiny_instre_dev.yaml
 python tools/train_net.py --config-file ... --resume
 python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
@@ -22,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from spil_d2 import get_cfg
 from spil_d2.engine.pipeline import evaluate, train
 from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.ranker_trainer import evaluate_identities, train_identities
 from spil_d2.utils.allocator import keep_freed_memory
 from spil_d2.utils.artifacts import lock_output_dir
 
@@ -51,8 +54,10 @@ def main(args):
         resolve_config(cfg)
         cfg.freeze()
         default_setup(cfg, args)
+        is_ranker = cfg.MODEL.META_ARCHITECTURE == "Ranker"
+        run, judge = (train_identities, evaluate_identities) if is_ranker else (train, evaluate)
         if not args.eval_only:
-            summaries = train(cfg, args.resume)
+            summaries = run(cfg, args.resume)
         else:
             model = build_model(cfg)
             DetectionCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
@@ -60,7 +65,7 @@ def main(args):
             )
             summaries = {}
             for name in cfg.DATASETS.TEST:
-                summaries.update(evaluate(cfg, model, name))
+                summaries.update(judge(cfg, model, name))
     for name, summary in summaries.items():
         logging.getLogger("spil_d2").info("%s: %s", name, summary)
     return summaries
