@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _ENGINES = "search"
 # What is done with an index, who makes it and how precisely, but not what it holds.
 _NOT_OF_THE_INDEX = (
-    "TOP_K RANK_LISTS MIN_SIMILARITY NUM_WORKERS RERANK RERANK_POWER "
+    "TOP_K RANK_LISTS MIN_SIMILARITY NUM_WORKERS RERANK RERANK_SHARE RERANK_POWER "
     "OUT_FEATURES CENTRED QE KRECIPROCAL"
 ).split()
 
@@ -51,17 +51,17 @@ def build_index_config(
 
 def engine_names() -> list[str]:
     """The engines that can be asked for by name."""
-    return sorted(path.stem for path in (_config_folder() / _ENGINES).glob("*.yaml"))
+    return sorted(path.stem for path in (config_folder() / _ENGINES).glob("*.yaml"))
 
 
 def _engine_file(engine: str) -> Path:
     known = engine_names()
     if engine not in known:
         raise ValueError(f"there is no engine {engine!r}: use one of {', '.join(known)}")
-    return _config_folder() / _ENGINES / f"{engine}.yaml"
+    return config_folder() / _ENGINES / f"{engine}.yaml"
 
 
-def _config_folder() -> Path:
+def config_folder() -> Path:
     """The project's `configs/`, in an installed package or a checkout."""
     folders = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
     for folder in folders:

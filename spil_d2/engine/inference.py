@@ -127,6 +127,13 @@ def own_similarities(lists: RankLists) -> dict[tuple[int, int], float]:
     }
 
 
+def mix_similarities(
+    one: dict[tuple[int, int], float], other: dict[tuple[int, int], float], share: float
+) -> dict[tuple[int, int], float]:
+    """`share` of the first similarities and the rest of the second; both have the same keys."""
+    return {key: share * value + (1 - share) * other[key] for key, value in one.items()}
+
+
 def weigh_by_probability(
     lists: RankLists, similarities: dict[tuple[int, int], float], power: float
 ) -> dict[tuple[int, int], float]:

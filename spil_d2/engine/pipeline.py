@@ -17,11 +17,12 @@ from ..modeling import QueryRCNN
 from ..retrieval import build_search_engine
 from ..retrieval.search import SearchSettings
 from ..structures import Query, RankLists
-from ..utils.artifacts import write_json_atomic
+from ..utils.artifacts import fingerprint, write_json_atomic
 from .box_refinement import build_refiner
 from .inference import (
     evaluate_localized,
     localize_dataset,
+    mix_similarities,
     own_similarities,
     refined_similarities,
     rerank,
@@ -38,7 +39,7 @@ from .report import (
 )
 from .search_stage import open_index, search_dataset
 from .summary import summarize
-from .trainer import SpilTrainer, known_ground_truth, stage_fingerprint
+from .trainer import RESULT_KEYS, SpilTrainer, known_ground_truth, stage_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,15 @@ def _finished(cfg) -> dict | None:
         if not path.is_file():
             return None
         summaries[name] = json.loads(path.read_text())
-        if summaries[name]["fingerprint"] != stage_fingerprint(cfg):
+        if summaries[name]["fingerprint"] != result_fingerprint(cfg):
             return None
     return summaries
+
+
+def result_fingerprint(cfg) -> str:
+    """Of all keys that a run's result depends on."""
+    own = [cfg.SEARCH[key] for key in RESULT_KEYS]
+    return fingerprint([stage_fingerprint(cfg), own, cfg.TEST.dump()])
 
 
 def evaluate(cfg, model: QueryRCNN, name: str, clock: _Clock | None = None) -> dict:
@@ -172,7 +179,7 @@ def _finish(
     write_json_atomic(folder / "final_coco_results.json", final.to_coco_results())
     truth = known_ground_truth(gallery, queries)
     results: dict = {}
-    about = {"dataset": name, "fingerprint": stage_fingerprint(cfg)}
+    about = {"dataset": name, "fingerprint": result_fingerprint(cfg)}
     summary: dict = {"seconds": clock.tick(), **about}
     if truth is not None:
         search = evaluate_rank_lists(rank_lists, truth)
@@ -203,17 +210,18 @@ def _final_similarities(
     cfg, name: str, gallery: list[dict], queries: Sequence[Query], localized: RankLists
 ) -> dict[tuple[int, int], float] | None:
     """What the final order comes from; None: the search's order stays."""
-    if not cfg.SEARCH.RERANK and not cfg.SEARCH.RERANK_POWER:
+    node = cfg.SEARCH
+    if not node.RERANK and not node.RERANK_POWER:
         return None
     similarities = own_similarities(localized)
-    if cfg.SEARCH.RERANK:
+    if node.RERANK:
         index = open_index(cfg, name, gallery, cfg.OUTPUT_DIR)
-        engine = build_search_engine(cfg)
         reciprocal = SearchSettings.from_config(cfg).reciprocal
-        similarities = refined_similarities(
-            engine, index, gallery, queries, localized, reciprocal
+        refined = refined_similarities(
+            build_search_engine(cfg), index, gallery, queries, localized, reciprocal
         )
-    return weigh_by_probability(localized, similarities, cfg.SEARCH.RERANK_POWER)
+        similarities = mix_similarities(refined, similarities, node.RERANK_SHARE)
+    return weigh_by_probability(localized, similarities, node.RERANK_POWER)
 
 
 def _pictures(

@@ -6,22 +6,17 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 from detectron2.data import DatasetCatalog
-from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.solver import LRMultiplier, get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.nn.parallel import DistributedDataParallel
 
 from ..backbones import build_frozen_backbone, existing_resnet_layer
-from ..data.augmentation import RandomCropAroundBoxes
 from ..data.build import PairDataset, build_pair_loader
 from ..data.crops import CropGeometry
 from ..data.datasets.instance_search import get_queries
-from ..data.pair_mapper import PairMapper
 from ..evaluation import GroundTruth
 from ..modeling import QueryRCNN
 from ..modeling.coattention import CoAttention
@@ -38,10 +33,13 @@ from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
 from .self_training import SelfTraining
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
+from .training import SeedHook, build_optimizer, build_pair_mapper
 
 logger = logging.getLogger(__name__)
 
 INITIAL_WEIGHTS = "model_initial.pth"
+RESULT_KEYS = ("RERANK", "RERANK_SHARE", "RERANK_POWER")
+"""Of SEARCH: what the final order depends on, and no stage."""
 
 
 class SpilTrainer(DefaultTrainer):
@@ -64,7 +62,11 @@ class SpilTrainer(DefaultTrainer):
         super().__init__(cfg)
         if cfg.SOLVER.ACCUMULATE > 1:
             self._trainer = AccumulatingTrainer(
-                self.model, self.data_loader, self.optimizer, cfg.SOLVER.ACCUMULATE
+                self.model,
+                self.data_loader,
+                self.optimizer,
+                cfg.SOLVER.ACCUMULATE,
+                cfg.SPIL.BOX_NORMALIZER,
             )
         self.checkpointer.path_manager = AtomicPathManager()
         self._dataset: PairDataset | None = None
@@ -99,15 +101,7 @@ class SpilTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        if cfg.SOLVER.OPTIMIZER == "SGD":
-            return super().build_optimizer(cfg, model)
-        if cfg.SOLVER.OPTIMIZER != "AdamW":
-            raise ValueError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is neither SGD nor AdamW")
-        groups = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR)
-        optimizer = torch.optim.AdamW
-        return maybe_add_gradient_clipping(cfg, optimizer)(
-            groups, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
@@ -186,19 +180,7 @@ class SpilTrainer(DefaultTrainer):
             max_shared_images=cfg.SPIL.MAX_SHARED_IMAGES,
             v_policy=cfg.SPIL.V_POLICY,
         )
-        query = cfg.MODEL.QUERY
-        mapper = PairMapper(
-            pool,
-            {int(one["image_id"]): one for one in self.gallery},
-            {one.id: one for one in self.queries},
-            augmentations=build_augmentations(cfg),
-            crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
-            image_format=cfg.INPUT.FORMAT,
-            masks=cfg.MODEL.MASK_ON,
-            vectors=vectors,
-            flip_probability=0.0 if cfg.INPUT.RANDOM_FLIP == "none" else 0.5,
-            ignore_extras=cfg.COATTENTION.EXTRAS == "ignore",
-        )
+        mapper = build_pair_mapper(cfg, pool, self.gallery, self.queries, vectors)
         return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
 
     def _build_self_training(self, cfg) -> SelfTraining:
@@ -231,38 +213,6 @@ class SpilTrainer(DefaultTrainer):
         get_event_storage().put_scalars(
             smoothing_hint=False, **scalars, **{"pace/stage": pool.stage}
         )
-
-
-class SeedHook(HookBase):
-    """Seeds torch before each iteration from the iteration alone, so that a resumed run samples
-    the same anchors and RoIs as an undisturbed one."""
-
-    def __init__(self, seed: int):
-        self._seed = seed
-
-    def before_step(self) -> None:
-        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
-        torch.manual_seed(self._seed * 1_000_003 + step)
-
-
-def build_augmentations(cfg) -> list[T.Augmentation]:
-    """Of the gallery picture in training; the flip is the mapper's, since crops share it."""
-    augmentations: list[T.Augmentation] = []
-    if cfg.INPUT.CROP_AROUND_BOXES > 0:
-        augmentations.append(RandomCropAroundBoxes(cfg.INPUT.CROP_AROUND_BOXES))
-    augmentations.append(
-        T.ResizeShortestEdge(
-            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        )
-    )
-    if cfg.INPUT.COLOR_JITTER > 0:
-        low, high = 1 - cfg.INPUT.COLOR_JITTER, 1 + cfg.INPUT.COLOR_JITTER
-        augmentations += [
-            T.RandomBrightness(low, high),
-            T.RandomContrast(low, high),
-            T.RandomSaturation(low, high),
-        ]
-    return augmentations
 
 
 def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | None:
@@ -299,9 +249,14 @@ def known_ground_truth(gallery: list[dict], queries) -> GroundTruth | None:
 
 
 def stage_fingerprint(cfg) -> str:
-    """Of all keys that the stages' pools depend on; device and workers are not among them."""
+    """Of all keys that the stages' pools depend on.
+
+    Device, workers and what is only done to the result are not among them.
+    """
     cfg = cfg.clone()
     cfg.defrost()
+    for key in RESULT_KEYS:
+        del cfg.SEARCH[key]
     cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
     cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.SEARCH.NUM_WORKERS = 0
     return fingerprint(

@@ -1,4 +1,4 @@
-"""Every configuration file: its keys exist, its stages make sense, its names are ours."""
+"""Every configuration file: its keys exist, its schedule makes sense, its names are ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spil_d2.retrieval.engines import SEARCH_ENGINE_REGISTRY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
-LEAVES = [name for name in FILES if not name.startswith("Base-")]
+LEAVES = [name for name in FILES if not Path(name).name.startswith("Base-")]
 
 
 @pytest.fixture(params=FILES)
@@ -28,7 +28,26 @@ def test_there_are_presets_and_leaves() -> None:
     assert LEAVES
 
 
-def test_the_stages_fit_the_schedule(cfg) -> None:
+def kind_of(cfg) -> str:
+    """What a configuration trains: SPIL's localizer, CST's, or CST's ranker."""
+    if cfg.MODEL.META_ARCHITECTURE == "Ranker":
+        return "ranker"
+    return "cst" if cfg.MODEL.CORRELATION_HEAD.NAME == "GlobalTrack" else "spil"
+
+
+def test_there_are_all_kinds() -> None:
+    kinds = set()
+    for name in LEAVES:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(CONFIGS / name))
+        kinds.add(kind_of(cfg))
+    assert kinds == {"spil", "cst", "ranker"}
+
+
+def test_the_schedule_is_more_than_warm_up(cfg) -> None:
+    if kind_of(cfg) != "spil":
+        assert cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER
+        return
     plan = StagePlan.from_config(cfg)
     assert plan.num_stages == cfg.SPIL.NUM_STAGES
     assert len(cfg.SPIL.TAU) >= plan.num_stages
@@ -39,12 +58,18 @@ def test_the_stages_fit_the_schedule(cfg) -> None:
 
 def test_what_a_run_needs_is_set(cfg) -> None:
     assert cfg.SEED >= 0
-    assert cfg.COATTENTION.ENABLED
-    assert cfg.MODEL.META_ARCHITECTURE == "QueryRCNN"
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 1 == cfg.TEST.DETECTIONS_PER_IMAGE
-    assert cfg.SEARCH.ENGINE in SEARCH_ENGINE_REGISTRY
-    if cfg.MODEL.QUERY.CACHE_VECTORS:
+    if cfg.MODEL.QUERY.CACHE_VECTORS or cfg.RANKER.CACHED_VIEWS:
         assert cfg.MODEL.BACKBONE.FREEZE_AT >= 5
+    if kind_of(cfg) == "ranker":
+        return
+    assert cfg.MODEL.META_ARCHITECTURE == "QueryRCNN"
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 1
+    assert cfg.SEARCH.ENGINE in SEARCH_ENGINE_REGISTRY
+    if kind_of(cfg) == "spil":
+        assert cfg.COATTENTION.ENABLED and cfg.TEST.DETECTIONS_PER_IMAGE == 1
+    else:
+        assert cfg.TEST.DETECTIONS_PER_IMAGE >= cfg.CST.BOXES_PER_IMAGE
+        assert cfg.MODEL.ROI_HEADS.NAME == "QueryGuidedROIHeads"
 
 
 def test_nothing_stays_automatic(cfg) -> None:

@@ -103,6 +103,17 @@ def test_a_finished_run_resumes_to_the_same_result(undisturbed, train_net, tmp_p
     assert again == before
 
 
+def test_another_final_order_needs_no_training(undisturbed, train_net, tmp_path, caplog) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed[0], output)
+    pools = [(output / "stages" / k / "pool.json.gz").stat().st_mtime_ns for k in ("00", "01")]
+    summaries = train_net(output, "--resume", "SEARCH.RERANK_POWER", "2.0")
+    assert summaries["ins_mini"]["fingerprint"] != undisturbed[1]["ins_mini"]["fingerprint"]
+    assert summaries["ins_mini"]["miou_final"] == undisturbed[1]["ins_mini"]["miou_final"]
+    again = [(output / "stages" / k / "pool.json.gz").stat().st_mtime_ns for k in ("00", "01")]
+    assert pools == again
+
+
 def test_resuming_with_other_keys_names_both_fingerprints(undisturbed, train_net, tmp_path) -> None:
     output = shutil.copytree(undisturbed[0], tmp_path / "copy")
     made_with = read_manifest(output / "stages" / "02")["fingerprint"]

@@ -25,6 +25,7 @@ def model() -> nn.Module:
     cfg = get_cfg()
     cfg.merge_from_file(str(TINY))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BF16", "off"])
+    assert cfg.SPIL.BOX_NORMALIZER == "positive"
     cfg.MODEL.EFFICIENTNET.VARIANT = "lite0"
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 40
     # One positive RoI for an image with its own kernel, and as many RoIs for every map.
@@ -64,17 +65,19 @@ def _item(seed: int, negative: bool = True) -> dict:
     return item
 
 
-def _step(model: nn.Module, batch: list[dict], parts: int) -> tuple[dict, dict]:
+def _step(
+    model: nn.Module, batch: list[dict], parts: int, normalizer: str = "positive"
+) -> tuple[dict, dict]:
     model.zero_grad()
     with EventStorage():
-        losses = accumulate_gradients(model, batch, parts)
+        losses = accumulate_gradients(model, batch, parts, normalizer)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return losses, gradients
 
 
-def _check_equal(one: dict, other: dict, names: set[str] | None = None) -> None:
+def _check_equal(one: dict, other: dict) -> None:
     assert one.keys() == other.keys()
-    for name in names or one.keys():
+    for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
@@ -93,16 +96,24 @@ def test_parts_give_the_gradients_of_the_whole_batch(model, parts: int, negative
     assert any(one.abs().max() > 1e-3 for one in expected.values())
 
 
-def test_an_item_without_a_foreign_query_counts_as_one_map(model) -> None:
-    """Maps 2 + 2 against 1 + 1: the parts weigh 2/3 and 1/3."""
+@pytest.mark.parametrize("normalizer", ["all", "positive"])
+def test_an_item_without_a_foreign_query_counts_as_one_map(
+    model, normalizer: str, monkeypatch
+) -> None:
+    """Maps 2 + 2 against 1 + 1: the parts weigh 2/3 and 1/3, or 1/2 each by their boxes."""
+    for part in (model.proposal_generator, model.roi_heads.box_predictor):
+        monkeypatch.setattr(part, "box_normalizer", normalizer)
     batch = [_item(0), _item(1), _item(2, negative=False), _item(3, negative=False)]
-    whole, _ = _step(model, batch, 1)
-    parts, gradients = _step(model, batch, 2)
-    _check_equal(whole, parts, {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"})
+    whole, _ = _step(model, batch, 1, normalizer)
+    parts, gradients = _step(model, batch, 2, normalizer)
+    _check_equal(whole, parts)
     # By hand: each part's own losses, weighted.
+    boxed = {"loss_mask", *({"loss_rpn_loc", "loss_box_reg"} if normalizer == "positive" else ())}
     model.zero_grad()
     with EventStorage():
-        (2 / 3 * sum(model(batch[:2]).values()) + 1 / 3 * sum(model(batch[2:]).values())).backward()
+        for part, share in ((batch[:2], 2 / 3), (batch[2:], 1 / 3)):
+            losses = model(part)
+            sum((0.5 if name in boxed else share) * one for name, one in losses.items()).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     _check_equal(expected, gradients)
 

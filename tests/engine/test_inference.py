@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from spil_d2.engine.inference import (
+    mix_similarities,
     own_similarities,
     refined_similarities,
     rerank,
@@ -42,6 +43,11 @@ def test_an_image_without_a_detection_falls_behind():
     lists = RankLists((LISTS[7].take(np.arange(3)),))
     lists[7].probabilities[0] = 0.0
     assert rerank(lists, weigh_by_probability(lists, REFINED, 0.5))[7].image_ids[0] == 2
+
+
+def test_similarities_are_mixed_by_their_share():
+    mixed = mix_similarities({(7, 4): 1.0, (7, 2): 0.0}, {(7, 4): 0.2, (7, 2): 0.6}, 0.25)
+    assert mixed == pytest.approx({(7, 4): 0.4, (7, 2): 0.45})
 
 
 def test_the_lists_own_similarities():

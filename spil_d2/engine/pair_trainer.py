@@ -1,0 +1,206 @@
+"""Training CST's localizer on pairs: a seed and a region that was found for it, or two boxes of one
+identity in pre-training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from ..backbones import load_all_weights
+from ..data.build import PairDataset, build_pair_loader
+from ..data.pair_mapper import VectorTable
+from ..modeling import QueryRCNN
+from ..selftrain.similarity_sampling import SeedPairSampler
+from ..structures import Query, SamplePool
+from ..utils.artifacts import fingerprint
+from .accumulation import AccumulatingTrainer
+from .checkpoint import AtomicPathManager, save_weights
+from .localizer import Localizer, LocalizerSettings
+from .training import SeedHook, build_optimizer, build_pair_mapper
+from .training_run import begin_run
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "localizer.pth"
+"""The trained weights in a training's folder; written last."""
+
+_KEYS = ("INPUT", "MODEL", "SOLVER", "SPIL", "COATTENTION")
+
+
+class PairTrainer(DefaultTrainer):
+    """DefaultTrainer on a stream of pairs.
+
+    A run is a function of its configuration, pool and SEED: killed anywhere and resumed, it ends
+    with the same weights.
+    """
+
+    def __init__(
+        self,
+        cfg,
+        gallery: Sequence[dict],
+        queries: Sequence[Query],
+        pool: SamplePool,
+        sampler: SeedPairSampler,
+        resume: bool = False,
+    ):
+        """
+        Args:
+            cfg: frozen, of the meta-architecture "QueryRCNN".
+            gallery: Detectron2 dicts of the pool's images.
+            queries: of the pool.
+            pool: what pairs are drawn from.
+            sampler: draws them.
+            resume: go on from the last checkpoint in OUTPUT_DIR.
+        """
+        super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = AccumulatingTrainer(
+                self.model,
+                self.data_loader,
+                self.optimizer,
+                cfg.SOLVER.ACCUMULATE,
+                cfg.SPIL.BOX_NORMALIZER,
+            )
+        self.checkpointer.path_manager = AtomicPathManager()
+        self.resume_or_load(resume=resume)
+        vectors = self._seed_vectors(gallery, queries, pool)
+        mapper = build_pair_mapper(cfg, pool, gallery, queries, vectors)
+        dataset = PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
+        loader = build_pair_loader(
+            dataset, self.start_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+        )
+        self._trainer.reset_data_loader(lambda: loader)
+
+    @property
+    def unwrapped_model(self) -> QueryRCNN:
+        """The model without DistributedDataParallel."""
+        model = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Nothing yet: the stream needs the pool."""
+        return []
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        cfg = self.cfg
+        own: list[HookBase | None] = [
+            SeedHook(cfg.SEED),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+        ]
+        if comm.is_main_process():
+            own += [
+                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+                hooks.PeriodicWriter(self.build_writers(), period=cfg.SPIL.LOG_PERIOD),
+            ]
+        return own
+
+    def _seed_vectors(
+        self, gallery: Sequence[dict], queries: Sequence[Query], pool: SamplePool
+    ) -> VectorTable | None:
+        """Kernels of the seeds' own crops, which a frozen backbone gives once."""
+        if not self.cfg.MODEL.QUERY.CACHE_VECTORS:
+            return None
+        settings = LocalizerSettings.from_config(self.cfg)
+        localizer = Localizer(self.unwrapped_model, gallery, queries, settings)
+        return localizer.encode_pool(pool, 0)
+
+
+def train_localizer(
+    cfg,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    pool: SamplePool,
+    sampler: SeedPairSampler,
+    output_dir: str | Path,
+    resume: bool = False,
+) -> Path:
+    """Train on pairs: a whole run of its own, from MODEL.WEIGHTS on, with a fresh optimizer.
+
+    Args:
+        cfg: of the meta-architecture "QueryRCNN".
+        gallery, queries, pool, sampler: as for `PairTrainer`.
+        output_dir: folder of this training.
+        resume: go on with the training of the same pool and keys in that folder, or return at once
+            if it is finished; else what lies there is forgotten.
+
+    Returns:
+        The weights, `output_dir`/localizer.pth.
+
+    Raises:
+        ValueError: for keys that do not fit, or a resumed training of something else.
+    """
+    output = Path(output_dir)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(output)
+    cfg.freeze()
+    _check(cfg)
+    weights = output / WEIGHTS
+    if begin_run(output, _fingerprint(cfg, pool, sampler), WEIGHTS, resume):
+        logger.info("%s is there already: nothing is left to do", weights)
+        return weights
+    logger.info("training the localizer on pairs of %d queries", len(sampler.query_ids))
+    trainer = PairTrainer(cfg, gallery, queries, pool, sampler, resume)
+    trainer.train()
+    if comm.is_main_process():
+        save_weights(trainer.unwrapped_model, weights)
+    comm.synchronize()
+    return weights
+
+
+def load_localizer(cfg, weights: str | Path) -> QueryRCNN:
+    """The localizer of a configuration with trained weights, for inference.
+
+    Raises:
+        ValueError: the file lacks weights of the model.
+    """
+    model = build_model(cfg)
+    load_all_weights(model, str(weights))
+    return model.eval()
+
+
+def _fingerprint(cfg, pool: SamplePool, sampler: SeedPairSampler) -> str:
+    """Of all that the weights depend on; places, device and workers are not among it."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = 0
+    drawn = np.random.default_rng(0)
+    return fingerprint(
+        {
+            "pool": [
+                [one.query_id, one.reference.box, [[c.image_id, *c.box] for c in one.candidates]]
+                for one in pool.queries
+            ],
+            # Stands for the sampler's strategy and similarities.
+            "pairs": [sampler.draw(query_id, drawn).target for query_id in sampler.query_ids],
+            "seed": cfg.SEED,
+            "keys": {name: cfg.get(name).dump() for name in _KEYS},
+        }
+    )
+
+
+def _check(cfg) -> None:
+    if cfg.MODEL.META_ARCHITECTURE != "QueryRCNN":
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, not QueryRCNN"
+        )
+    if cfg.SEED < 0:
+        raise ValueError("SEED must be >= 0: a resumed run has to draw what the first one drew")
+    if cfg.MODEL.QUERY.CACHE_VECTORS and cfg.MODEL.BACKBONE.FREEZE_AT < 5:
+        raise ValueError(
+            "MODEL.QUERY.CACHE_VECTORS needs a frozen backbone: set MODEL.BACKBONE.FREEZE_AT to 5"
+        )

@@ -1,0 +1,120 @@
+"""What all trainers share: optimizer, random numbers, augmentation, the mapper of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.data import transforms as T
+from detectron2.engine import HookBase
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
+from torch import nn
+
+from ..data.augmentation import RandomCropAroundBoxes
+from ..data.crops import build_query_geometry
+from ..data.pair_mapper import PairMapper, VectorTable
+from ..structures import Query, SamplePool
+
+OPTIMIZERS = ("SGD", "AdamW")
+
+
+class SeedHook(HookBase):
+    """Seeds torch before each iteration from the iteration alone, so that a resumed run samples
+    the same anchors and RoIs as an undisturbed one."""
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_step(self) -> None:
+        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
+        torch.manual_seed(self._seed * 1_000_003 + step)
+
+
+def build_optimizer(
+    cfg, model: nn.Module, lr_factor: Callable[[str], float] | None = None
+) -> torch.optim.Optimizer:
+    """SOLVER.OPTIMIZER with Detectron2's groups of parameters and gradient clipping.
+
+    Args:
+        cfg: with the keys of SOLVER.
+        model: whose parameters are trained.
+        lr_factor: name of a parameter -> factor of its learning rate.
+
+    Raises:
+        ValueError: for another optimizer than `OPTIMIZERS`.
+    """
+    solver = cfg.SOLVER
+    if solver.OPTIMIZER not in OPTIMIZERS:
+        raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: use one of {OPTIMIZERS}")
+    if solver.OPTIMIZER == "AdamW":
+        groups = get_default_optimizer_params(
+            model, base_lr=solver.BASE_LR, lr_factor_func=lr_factor
+        )
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lr_factor,
+    )
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+        groups,
+        solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+    )
+
+
+def build_augmentations(cfg) -> list[T.Augmentation]:
+    """Of the gallery picture in training; the flip is the mapper's, since crops share it."""
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP_AROUND_BOXES > 0:
+        augmentations.append(RandomCropAroundBoxes(cfg.INPUT.CROP_AROUND_BOXES))
+    augmentations.append(
+        T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        )
+    )
+    if cfg.INPUT.COLOR_JITTER > 0:
+        low, high = 1 - cfg.INPUT.COLOR_JITTER, 1 + cfg.INPUT.COLOR_JITTER
+        augmentations += [
+            T.RandomBrightness(low, high),
+            T.RandomContrast(low, high),
+            T.RandomSaturation(low, high),
+        ]
+    return augmentations
+
+
+def build_pair_mapper(
+    cfg,
+    pool: SamplePool,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    vectors: VectorTable | None,
+) -> PairMapper:
+    """From a drawn pair to a training item, as a configuration says.
+
+    Args:
+        cfg: keys of INPUT, MODEL and COATTENTION.
+        pool: that pairs are drawn from.
+        gallery, queries: of the dataset.
+        vectors: kernels of a frozen backbone, or None.
+    """
+    return PairMapper(
+        pool,
+        {int(one["image_id"]): one for one in gallery},
+        {one.id: one for one in queries},
+        augmentations=build_augmentations(cfg),
+        crop=build_query_geometry(cfg),
+        image_format=cfg.INPUT.FORMAT,
+        masks=cfg.MODEL.MASK_ON,
+        vectors=vectors,
+        flip_probability=0.0 if cfg.INPUT.RANDOM_FLIP == "none" else 0.5,
+        ignore_extras=cfg.COATTENTION.EXTRAS == "ignore",
+    )

@@ -1,0 +1,43 @@
+"""A training that is one step of something larger: begun, gone on with, or found finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from detectron2.utils import comm
+
+from ..utils.artifacts import write_json_atomic
+
+_NOTE = "run.json"
+
+
+def begin_run(output: Path, made_of: str, result: str, resume: bool) -> bool:
+    """Whether the training in a folder is finished; notes, or checks, what it is made of.
+
+    Args:
+        output: folder of this training.
+        made_of: fingerprint of all that the result depends on.
+        result: name of the file that is written last.
+        resume: go on with what lies there; else it is forgotten.
+
+    Raises:
+        ValueError: the folder holds a training of something else.
+    """
+    note = output / _NOTE
+    known = json.loads(note.read_text())["fingerprint"] if resume and note.is_file() else None
+    # Nobody writes before all have read.
+    comm.synchronize()
+    if known is not None and known != made_of:
+        raise ValueError(
+            f"{output} holds a training of other data or keys (fingerprint {known}, this one has "
+            f"{made_of}); start anew without resume, or use another folder"
+        )
+    if known is None and comm.is_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        # Else a resumed run would take up the earlier one if this one dies early.
+        for name in (result, "last_checkpoint"):
+            (output / name).unlink(missing_ok=True)
+        write_json_atomic(note, {"fingerprint": made_of})
+    comm.synchronize()
+    return (output / result).is_file()
