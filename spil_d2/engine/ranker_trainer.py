@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -14,8 +13,6 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.modeling import build_model
-from detectron2.solver import get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -39,7 +36,8 @@ from ..structures import NOISE
 from ..utils.artifacts import fingerprint, write_json_atomic
 from .checkpoint import AtomicPathManager
 from .ranker_inference import EmbedderSettings, RegionEmbedder, evaluate_ranker, train_split
-from .trainer import SeedHook
+from .training import SeedHook, build_optimizer
+from .training_run import begin_run
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,6 @@ WEIGHTS = "ranker.pth"
 """The trained weights in a training's folder, without a classifier; written last."""
 INITIAL_WEIGHTS = "model_initial.pth"
 SUMMARY = "summary.json"
-_RUN = "ranker_run.json"
 # Principal components need no more.
 _MAX_FITTED = 20000
 
@@ -90,25 +87,8 @@ class RankerTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        solver, factor = cfg.SOLVER, cfg.RANKER.BACKBONE_LR_FACTOR
-        if solver.OPTIMIZER not in ("SGD", "AdamW"):
-            raise ValueError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r} is neither SGD nor AdamW")
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=solver.BASE_LR,
-            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-            lr_factor_func=lambda name: factor if "backbone." in name else 1.0,
-        )
-        if solver.OPTIMIZER == "AdamW":
-            optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-            return optimizer(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
-        return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
-            groups,
-            solver.BASE_LR,
-            momentum=solver.MOMENTUM,
-            nesterov=solver.NESTEROV,
-            weight_decay=solver.WEIGHT_DECAY,
-        )
+        factor = cfg.RANKER.BACKBONE_LR_FACTOR
+        return build_optimizer(cfg, model, lambda name: factor if "backbone." in name else 1.0)
 
     def build_hooks(self) -> list[HookBase | None]:
         cfg = self.cfg
@@ -161,7 +141,7 @@ def train_ranker(
     cfg = _training_config(cfg, int(labels.max(initial=NOISE)) + 1, output)
     _check(cfg)
     weights = output / WEIGHTS
-    if _begin(output, _run_fingerprint(cfg, regions, labels), resume):
+    if begin_run(output, _run_fingerprint(cfg, regions, labels), WEIGHTS, resume):
         logger.info("%s is there already: nothing is left to do", weights)
         return weights
     if comm.is_main_process():
@@ -317,27 +297,6 @@ def _save(model: Ranker, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with AtomicPathManager().open(str(path), "wb") as file:
         torch.save({"model": model.embedding_state()}, file)
-
-
-def _begin(output: Path, made_of: str, resume: bool) -> bool:
-    """Whether the training is finished; notes, or checks, what it is made of."""
-    run = output / _RUN
-    known = json.loads(run.read_text())["fingerprint"] if resume and run.is_file() else None
-    # Nobody writes before all have read.
-    comm.synchronize()
-    if known is not None and known != made_of:
-        raise ValueError(
-            f"{output} holds a training of other regions, labels or keys (fingerprint {known}, "
-            f"this one has {made_of}); start anew without resume, or use another folder"
-        )
-    if known is None and comm.is_main_process():
-        output.mkdir(parents=True, exist_ok=True)
-        # Else a resumed run would take up the earlier one if this one dies early.
-        for name in (WEIGHTS, "last_checkpoint"):
-            (output / name).unlink(missing_ok=True)
-        write_json_atomic(run, {"fingerprint": made_of})
-    comm.synchronize()
-    return (output / WEIGHTS).is_file()
 
 
 def _run_fingerprint(cfg, regions: Sequence[Region], labels: np.ndarray) -> str:
