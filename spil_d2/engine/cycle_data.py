@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 
 from ..data.datasets.identity_split import split_dataset
 from ..data.datasets.instance_search import get_queries
+from ..data.datasets.official import get_protocol_facts
 from ..evaluation.ins_protocol import PRESETS, Protocol
 from ..evaluation.protocol_sources import dataset_protocol
 from ..structures import Query
@@ -58,5 +59,7 @@ class CycleData:
             raise ValueError(f"CST.UNLABELED {cfg.CST.UNLABELED} has no image to train on")
         (name,) = cfg.DATASETS.TEST
         test, queries = split_dataset(DatasetCatalog.get(name), get_queries(name), split)
-        protocol = dataset_protocol(PRESETS[cfg.CST.PROTOCOL], test, queries)
+        rules = PRESETS[cfg.CST.PROTOCOL]
+        facts = get_protocol_facts(name).arguments(test, rules.gallery_range)
+        protocol = dataset_protocol(rules, test, queries, **facts)
         return cls(list(unlabeled.values()), test, queries, protocol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,8 @@ def evaluate_system(
     boxes_per_image: int,
     share_iou: float,
 ) -> dict | None:
-    """Search the whole test gallery for every query, and judge both models and what they find.
+    """Search the test set for every query, where its protocol does, and judge both models and what
+    they find.
 
     Args:
         localizer: over test gallery and queries.
@@ -53,8 +55,7 @@ def evaluate_system(
     """
     judged = {query.query_id for query in data.protocol.queries}
     queries = [query for query in data.queries if query.id in judged]
-    ids = [query.id for query in queries]
-    wanted = {int(record["image_id"]): ids for record in data.test}
+    wanted = searched_images(data.protocol)
     found = localize_queries(localizer, queries, wanted, "searching the test set")
     if not comm.is_main_process():
         return None
@@ -67,6 +68,15 @@ def evaluate_system(
         **_evaluate_ranker(embedder, queries, data.test),
     }
     return {**summarize_metrics(metrics, data.protocol), "metrics": metrics}
+
+
+def searched_images(protocol: Protocol) -> dict[int, list[int]]:
+    """Image id -> ids of the queries for which boxes on the image count."""
+    wanted: dict[int, list[int]] = defaultdict(list)
+    for query in protocol.queries:
+        for image_id in protocol.image_ids[protocol.counts(query)].tolist():
+            wanted[image_id].append(query.query_id)
+    return dict(wanted)
 
 
 def summarize_metrics(metrics: dict[str, float], protocol: Protocol) -> dict[str, float]:
@@ -96,8 +106,10 @@ def _evaluate_ranker(
     embedder: RegionEmbedder, queries: Sequence[Query], gallery: Sequence[dict]
 ) -> dict[str, float]:
     """Query crops against all annotated crops."""
-    crops = gallery_crops(gallery)
+    known = {int(one["image_id"]): one["camera"] for one in gallery if one.get("camera")}
+    cameras = known or None
+    crops = gallery_crops(gallery, cameras)
     shown = [Region(one.primary.file_name, one.primary.box) for one in queries]
     embeddings = embedder.embed([*shown, *crop_regions(gallery, crops)])
     first, rest = np.split(embeddings, [len(shown)])
-    return ranker_metrics(first, rest, query_crops(queries), crops)
+    return ranker_metrics(first, rest, query_crops(queries, cameras), crops)

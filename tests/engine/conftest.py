@@ -18,7 +18,9 @@ INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant
 @pytest.fixture(scope="session")
 def instant() -> IndexSettings:
     """The smallest network on small pictures, in this process, four pictures a segment."""
-    return IndexSettings(config_file=INSTANT, num_workers=0, segment_images=4)
+    # Results in the order of their similarities, as the engines of configs/search/ have them.
+    opts = ("SEARCH.KRECIPROCAL.ENABLED", "False")
+    return IndexSettings(config_file=INSTANT, opts=opts, num_workers=0, segment_images=4)
 
 
 @pytest.fixture(scope="session")

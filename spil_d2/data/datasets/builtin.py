@@ -1,4 +1,4 @@
-"""Registers on import what lies under $DETECTRON2_DATASETS/ins and in the shared folder.
+"""Registers on import what lies under $DETECTRON2_DATASETS and in the shared folder.
 
 The folders are read when a data set is first used: a broken one does not break the import.
 """
@@ -9,7 +9,10 @@ import os
 from pathlib import Path
 
 from ...utils.shared import find_shared
+from .instance_335 import register_instance_335
 from .instance_search import register_all_instance_search
+from .instre import register_instre
+from .person_search import register_person_search
 
 
 def datasets_root() -> Path:
@@ -18,12 +21,15 @@ def datasets_root() -> Path:
 
 
 def register_builtin() -> list[str]:
-    """Register the user's folders, then the shared ones whose names are still free.
+    """Register the user's folders, published datasets, then shared folders of names still free.
 
     Returns:
         The names that stand for these folders.
     """
-    names = register_all_instance_search(datasets_root() / "ins", keep_taken=True)
+    root = datasets_root()
+    names = register_all_instance_search(root / "ins", keep_taken=True)
+    for register in (register_person_search, register_instre, register_instance_335):
+        names += register(root)
     shared = find_shared()
     if shared is not None:
         names += register_all_instance_search(shared / "data", keep_taken=True)

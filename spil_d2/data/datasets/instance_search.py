@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...structures.query import Query, Reference
 from .fields import DatasetError, Problem
+from .image_sizes import displayed_size
 from .records import (
     ANNOTATIONS_FILE,
     IMAGES_FOLDER,
@@ -31,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "ins_"
 EVALUATOR_TYPE = "instance_search"
-_EXIF_ORIENTATION = 274
-# Orientations 5 to 8 turn the picture by 90 degrees, which exchanges width and height.
-_EXIF_TURNED = (5, 6, 7, 8)
 
 # Wraps a sequence that is walked through once, as tqdm does.
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -98,27 +96,40 @@ def load_queries(root: str | Path) -> list[Query]:
 
 
 def get_queries(dataset_name: str) -> list[Query]:
-    """The queries of a registered data set.
+    """The queries of a registered data set, in our folder format or in its publisher's layout.
 
     Raises:
         KeyError: no instance-search data set of this name is registered.
         DatasetError: as `load_queries`.
     """
+    if dataset_name in DatasetCatalog.list():
+        load = MetadataCatalog.get(dataset_name).get("load_queries")
+        if load is not None:
+            return load()
     return load_queries(get_dataset_root(dataset_name))
 
 
 def get_dataset_root(dataset_name: str) -> Path:
-    """The folder of a registered instance-search data set.
+    """The folder of a registered instance-search data set in our format.
 
     Raises:
-        KeyError: no instance-search data set of this name is registered.
+        KeyError: no instance-search data set of this name is registered, or it is one in its
+            publisher's layout, which has no such folder.
     """
     registered = DatasetCatalog.list()
     if dataset_name in registered:
-        root = MetadataCatalog.get(dataset_name).get("queries_root")
+        metadata = MetadataCatalog.get(dataset_name)
+        root = metadata.get("queries_root")
         if root is not None:
             return Path(root)
-    available = sorted(n for n in registered if n.startswith(PREFIX))
+        if metadata.get("official_root") is not None:
+            raise KeyError(
+                f"{dataset_name} lies in its publisher's layout in {metadata.official_root}, "
+                f"without {ANNOTATIONS_FILE}; take it by its name from DatasetCatalog and "
+                "get_queries"
+            )
+    kinds = {name: MetadataCatalog.get(name).get("evaluator_type") for name in registered}
+    available = sorted(name for name, kind in kinds.items() if kind == EVALUATOR_TYPE)
     raise KeyError(
         f"no instance-search data set {dataset_name!r}; available: {available}. A folder "
         f"$DETECTRON2_DATASETS/ins/NAME with {ANNOTATIONS_FILE} and {QUERIES_FILE} becomes "
@@ -276,7 +287,7 @@ def _check_picture(
     picture: ImageRecord | ReferenceRecord, decode: bool, problems: list[Problem]
 ) -> None:
     try:
-        width, height = _picture_size(picture.path, decode)
+        width, height = displayed_size(picture.path, decode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         message = f"the picture cannot be read: {error}"
         problems.append(Problem(str(picture.path), picture.record, message))
@@ -287,14 +298,3 @@ def _check_picture(
             f"{picture.width}x{picture.height}"
         )
         problems.append(Problem(str(picture.path), picture.record, message))
-
-
-def _picture_size(path: Path, decode: bool) -> tuple[int, int]:
-    """(width, height) after the turn that EXIF asks for, as `read_image` returns the picture."""
-    with Image.open(path) as picture:
-        if decode:
-            picture.load()
-        width, height = picture.size
-        if picture.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED:
-            return height, width
-        return width, height
