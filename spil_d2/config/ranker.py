@@ -26,8 +26,9 @@ def _add_model(cfg: CN) -> None:
     # After the neck, in training only. The paper names none; the released code has 0.7.
     cfg.MODEL.RANKER.DROPOUT = 0.7
     # How a neck starts that MODEL.WEIGHTS does not hold: "xavier", or "pca": as the principal
-    # components of the training crops' pooled vectors, so that the ranker starts near, and with
-    # whitening above, the backbone's own cosine. For backbones that are frozen or nearly so.
+    # components of the training crops' pooled vectors (where crops are few, of views of them too),
+    # so that the ranker starts near, and with whitening above, the backbone's own cosine. For
+    # backbones that are frozen or nearly so.
     cfg.MODEL.RANKER.NECK_INIT = "xavier"
     # Of "pca": a component's standard deviation is raised to 1 less this power. 0 keeps the
     # vectors' cosines, 1 whitens them.

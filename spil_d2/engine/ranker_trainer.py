@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,8 +46,12 @@ WEIGHTS = "ranker.pth"
 """The trained weights in a training's folder, without a classifier; written last."""
 INITIAL_WEIGHTS = "model_initial.pth"
 SUMMARY = "summary.json"
-# Principal components need no more.
+# What principal components are found on: so many regions at most and, where they are few, so many
+# views of each as give so many vectors a dimension. With fewer vectors than dimensions, the neck
+# would be blind to all that these regions do not vary in.
 _MAX_FITTED = 20000
+_VECTORS_A_DIMENSION = 4
+_MAX_VIEWS = 8
 
 
 class RankerTrainer(DefaultTrainer):
@@ -255,11 +260,25 @@ def save_initial_weights(cfg, regions: Sequence[Region], path: Path) -> None:
     if bool(model.neck.fc.weight.isnan().any()):
         model.neck.reset()
         if cfg.MODEL.RANKER.NECK_INIT == "pca":
-            rows = np.linspace(0, len(regions) - 1, min(len(regions), _MAX_FITTED)).astype(int)
-            embedder = RegionEmbedder(model, EmbedderSettings.from_config(cfg))
-            vectors = embedder.pool([regions[row] for row in rows])
-            model.neck.fit(torch.from_numpy(vectors), cfg.MODEL.RANKER.NECK_WHITENING)
+            model.neck.fit(_fit_vectors(cfg, model, regions), cfg.MODEL.RANKER.NECK_WHITENING)
     _save(model, path)
+
+
+def _fit_vectors(cfg, model: Ranker, regions: Sequence[Region]) -> torch.Tensor:
+    """(M, V) pooled vectors of regions and, where they are few, of augmented views of them."""
+    settings = EmbedderSettings.from_config(cfg)
+    embedder = RegionEmbedder(model, settings)
+    rows = np.linspace(0, len(regions) - 1, min(len(regions), _MAX_FITTED)).astype(int)
+    some = [regions[row] for row in rows]
+    vectors = [embedder.pool(some)]
+    wanted = math.ceil(_VECTORS_A_DIMENSION * model.vector_dim / len(some))
+    num_views = min(wanted, _MAX_VIEWS) - 1
+    if num_views > 0:
+        pictures = RegionCrops(some, settings.size, settings.image_format)
+        augment = _augmentation(cfg).build(settings.size)
+        views = AugmentedViews(pictures, num_views, augment, cfg.SEED)
+        vectors += list(embedder.pool_views(views, len(some)))
+    return torch.from_numpy(np.concatenate(vectors))
 
 
 def contiguous_labels(labels: np.ndarray) -> np.ndarray:

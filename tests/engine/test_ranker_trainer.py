@@ -24,6 +24,7 @@ from spil_d2.engine.ranker_trainer import (
     load_ranker,
     train_ranker,
 )
+from spil_d2.modeling.ranker import Neck
 
 INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/ranker_tiny_instant_test.yaml"
 
@@ -167,7 +168,11 @@ def test_the_next_round_starts_with_the_last_ones_weights(
 
 def test_the_neck_starts_near_the_backbones_cosine(regions, labels, tmp_path, monkeypatch) -> None:
     die_at(monkeypatch, 0)
-    cfg = config("MODEL.RANKER.NECK_WHITENING", "0.0", "MODEL.RANKER.EMBEDDING_DIM", "600")
+    # Without augmentation the views that the neck is fitted on are the regions again.
+    still = [f"RANKER.AUG.{key}" for key in ("FLIP", "PAD", "ERASING")]
+    changes = [part for key in still for part in (key, "0" if "PAD" in key else "0.0")]
+    changes += ["MODEL.RANKER.NECK_WHITENING", "0.0", "MODEL.RANKER.EMBEDDING_DIM", "600"]
+    cfg = config(*changes)
     with pytest.raises(KeyboardInterrupt):
         train_ranker(cfg, regions, labels, tmp_path)
     model = load_ranker(cfg, tmp_path / "model_initial.pth")
@@ -177,6 +182,20 @@ def test_the_neck_starts_near_the_backbones_cosine(regions, labels, tmp_path, mo
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
     embeddings = embedder.embed(regions)
     np.testing.assert_allclose(embeddings @ embeddings.T, centred @ centred.T, atol=0.02)
+
+
+def test_few_regions_are_fitted_with_views(regions, labels, tmp_path, monkeypatch) -> None:
+    """The components of views span more than those of the regions, one less than there are."""
+    seen = []
+    fit = Neck.fit
+    monkeypatch.setattr(Neck, "fit", lambda self, v, w: (seen.append(v), fit(self, v, w)))
+    die_at(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        train_ranker(config(), regions, labels, tmp_path)
+    (vectors,) = seen
+    assert len(vectors) == 8 * len(regions), "472 dimensions want more, 8 is the most"
+    centred = (vectors - vectors.mean(dim=0)).double()
+    assert torch.linalg.matrix_rank(centred, rtol=1e-5) > len(regions)
 
 
 def test_embeddings_keep_the_order_and_read_pictures_once(undisturbed, regions) -> None:
