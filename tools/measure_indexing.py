@@ -26,6 +26,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from spil_d2.engine.folder_scan import scan_folder
 from spil_d2.engine.plots import plot_lines
 from spil_d2.engine.searcher import Searcher
 from spil_d2.utils.artifacts import write_json_atomic
@@ -50,25 +51,30 @@ def main(argv: list[str] | None = None) -> int:
     index = args.output / "index"
     if index.exists():
         parser.error(f"{index} is there already: remove it, or choose another --output")
-    total = sum(1 for one in args.folder.rglob("*") if one.is_file() and one.name != KINDS)
+    total = sum(1 for _ in scan_folder(args.folder))
     command = [sys.executable, "-m", "spil_d2.cli", "index", str(args.folder), "--out", str(index)]
     command += ["--engine", args.engine, "--workers", args.workers]
     runs = [watch(command, index, args.kill_at * total)] if args.kill_at < 1 else []
     runs += [watch(command, index, None), watch(command, index, None)]
     report = {"files": total, "runs": runs, **check(args.folder, index, total, runs)}
     write_json_atomic(args.output / "indexing.json", report)
-    samples = [(s["files"], s["rss_mib"]) for run in runs[:-1] for s in run["samples"]]
-    plot_lines(
-        {"resident memory": sorted(samples)},
-        args.output / "indexing.png",
-        x_label="files done",
-        y_label="MiB",
-    )
+    draw(runs, args.output / "indexing.png")
     for name in ("images", "unreadable", "seconds", "images_per_second", "peak_mib"):
         logger.info("%s: %s", name, report[name])
     for problem in report["problems"]:
         logger.error("%s", problem)
     return 1 if report["problems"] else 0
+
+
+def draw(runs: list[dict], path: Path) -> None:
+    """Memory over the files that are done, a line for each run but the last."""
+    lines = {
+        f"run {number}, {'killed' if run['exit'] else 'to the end'}": [
+            (one["files"], one["rss_mib"]) for one in run["samples"]
+        ]
+        for number, run in enumerate(runs[:-1], 1)
+    }
+    plot_lines(lines, path, x_label="files done", y_label="resident memory, MiB")
 
 
 def watch(command: list[str], index: Path, kill_after: float | None) -> dict:

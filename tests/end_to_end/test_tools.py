@@ -13,7 +13,7 @@ import yaml
 
 from spil_d2.structures import SamplePool
 
-from .conftest import INSTANT, ROOT, load_tool
+from .conftest import INSTANT, ROOT, load_tool, restored_loggers
 
 
 def test_results_are_drawn_a_row_for_each_query(undisturbed, datasets_root, tmp_path) -> None:
@@ -56,3 +56,22 @@ def test_the_ablation_trains_its_rows_on_one_search(datasets_root, tmp_path) -> 
         pool = SamplePool.load(tmp_path / row / "stages" / "00" / "pool.json.gz")
         assert all((one.reference.mask is not None) is is_masked for one in pool.queries)
     assert "| SP+CA" in (tmp_path / "ablation.md").read_text()
+
+
+def test_indexing_is_measured_and_checked(tmp_path) -> None:
+    pictures, output = tmp_path / "pictures", tmp_path / "measured"
+    options = ["--count", "20", "--large", "0", "--scikit-only"]
+    load_tool("make_mixed_folder").main([str(pictures), *options])
+    tool = load_tool("measure_indexing")
+    with restored_loggers():
+        assert tool.main([str(pictures), "--output", str(output), "--kill-at", "1"]) == 0
+    report = json.loads((output / "indexing.json").read_text())
+    assert report["problems"] == [] and report["images"] + report["unreadable"] == report["files"]
+    assert (output / "indexing.png").stat().st_size > 1000
+    # What is wrong is found: a picture that is displayed in another size than it was made with.
+    kinds = json.loads((pictures / "kinds.json").read_text())
+    name = next(key for key, one in kinds.items() if one.get("size") and one["kind"] == "png")
+    kinds[name]["size"] = [1, 2]
+    (pictures / "kinds.json").write_text(json.dumps(kinds))
+    found = tool.check(pictures, output / "index", report["files"] + 1, report["runs"])
+    assert len(found["problems"]) == 2 and name in found["problems"][1]
