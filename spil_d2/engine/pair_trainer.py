@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from ..backbones import load_all_weights
 from ..data.build import PairDataset, build_pair_loader
@@ -23,7 +21,7 @@ from ..utils.artifacts import fingerprint
 from .accumulation import AccumulatingTrainer
 from .checkpoint import AtomicPathManager, save_weights
 from .localizer import Localizer, LocalizerSettings
-from .training import SeedHook, build_optimizer, build_pair_mapper
+from .training import StreamTrainer, build_pair_mapper
 from .training_run import begin_run
 
 logger = logging.getLogger(__name__)
@@ -34,8 +32,8 @@ WEIGHTS = "localizer.pth"
 _KEYS = ("INPUT", "MODEL", "SOLVER", "SPIL", "COATTENTION")
 
 
-class PairTrainer(DefaultTrainer):
-    """DefaultTrainer on a stream of pairs.
+class PairTrainer(StreamTrainer):
+    """Trains a QueryRCNN on a stream of pairs.
 
     A run is a function of its configuration, pool and SEED: killed anywhere and resumed, it ends
     with the same weights.
@@ -77,35 +75,6 @@ class PairTrainer(DefaultTrainer):
             dataset, self.start_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
         )
         self._trainer.reset_data_loader(lambda: loader)
-
-    @property
-    def unwrapped_model(self) -> QueryRCNN:
-        """The model without DistributedDataParallel."""
-        model = self.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        """Nothing yet: the stream needs the pool."""
-        return []
-
-    @classmethod
-    def build_optimizer(cls, cfg, model):
-        return build_optimizer(cfg, model)
-
-    def build_hooks(self) -> list[HookBase | None]:
-        cfg = self.cfg
-        own: list[HookBase | None] = [
-            SeedHook(cfg.SEED),
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-        ]
-        if comm.is_main_process():
-            own += [
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicWriter(self.build_writers(), period=cfg.SPIL.LOG_PERIOD),
-            ]
-        return own
 
     def _seed_vectors(
         self, gallery: Sequence[dict], queries: Sequence[Query], pool: SamplePool

@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..backbones import load_all_weights
@@ -37,7 +35,7 @@ from ..structures import NOISE
 from ..utils.artifacts import fingerprint, write_json_atomic
 from .checkpoint import AtomicPathManager
 from .ranker_inference import EmbedderSettings, RegionEmbedder, evaluate_ranker, train_split
-from .training import SeedHook, build_optimizer
+from .training import StreamTrainer, build_optimizer
 from .training_run import begin_run
 
 logger = logging.getLogger(__name__)
@@ -54,8 +52,8 @@ _VECTORS_A_DIMENSION = 4
 _MAX_VIEWS = 8
 
 
-class RankerTrainer(DefaultTrainer):
-    """DefaultTrainer on a stream of P x K batches.
+class RankerTrainer(StreamTrainer):
+    """Trains a Ranker on a stream of P x K batches.
 
     A run is a function of its configuration, regions, labels and SEED: killed anywhere and
     resumed, it ends with the same weights.
@@ -80,34 +78,13 @@ class RankerTrainer(DefaultTrainer):
         self._trainer.reset_data_loader(lambda: loader)
 
     @property
-    def unwrapped_model(self) -> Ranker:
-        """The model without DistributedDataParallel."""
-        model = self.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        """Nothing yet: the stream needs the regions."""
-        return []
+    def log_period(self) -> int:
+        return self.cfg.RANKER.LOG_PERIOD
 
     @classmethod
     def build_optimizer(cls, cfg, model):
         factor = cfg.RANKER.BACKBONE_LR_FACTOR
         return build_optimizer(cfg, model, lambda name: factor if "backbone." in name else 1.0)
-
-    def build_hooks(self) -> list[HookBase | None]:
-        cfg = self.cfg
-        own: list[HookBase | None] = [
-            SeedHook(cfg.SEED),
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-        ]
-        if comm.is_main_process():
-            own += [
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicWriter(self.build_writers(), period=cfg.RANKER.LOG_PERIOD),
-            ]
-        return own
 
 
 def train_ranker(

@@ -7,18 +7,16 @@ import shutil
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
-from torch.nn.parallel import DistributedDataParallel
 
 from ..backbones import build_frozen_backbone, existing_resnet_layer
 from ..data.build import PairDataset, build_pair_loader
 from ..data.crops import CropGeometry
 from ..data.datasets.instance_search import get_queries
 from ..evaluation import GroundTruth
-from ..modeling import QueryRCNN
 from ..modeling.coattention import CoAttention
 from ..ops.coattention import EXTRAS, SETS
 from ..selftrain.pairs import PairSampler
@@ -33,7 +31,7 @@ from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
 from .self_training import SelfTraining
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
-from .training import SeedHook, build_optimizer, build_pair_mapper
+from .training import SeedHook, StreamTrainer, build_pair_mapper
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +40,8 @@ RESULT_KEYS = ("RERANK", "RERANK_SHARE", "RERANK_POWER")
 """Of SEARCH: what the final order depends on, and no stage."""
 
 
-class SpilTrainer(DefaultTrainer):
-    """DefaultTrainer whose loader changes with the stage.
+class SpilTrainer(StreamTrainer):
+    """StreamTrainer whose loader changes with the stage.
 
     A run is a function of its configuration and SEED: killed anywhere and resumed, it draws the
     same pairs and the same random numbers as the undisturbed run.
@@ -88,21 +86,6 @@ class SpilTrainer(DefaultTrainer):
         """Of the configuration that Detectron2 has scaled to the number of processes."""
         return StagePlan.from_config(self.cfg)
 
-    @property
-    def unwrapped_model(self) -> QueryRCNN:
-        """The model without DistributedDataParallel."""
-        model = self.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        """Nothing yet: each stage sets its own loader when it is entered."""
-        return []
-
-    @classmethod
-    def build_optimizer(cls, cfg, model):
-        return build_optimizer(cfg, model)
-
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
         plan = StagePlan.from_config(cfg)
@@ -112,7 +95,7 @@ class SpilTrainer(DefaultTrainer):
         cfg = self.cfg
         writers = None
         if comm.is_main_process():
-            writers = hooks.PeriodicWriter(self.build_writers(), period=cfg.SPIL.LOG_PERIOD)
+            writers = hooks.PeriodicWriter(self.build_writers(), period=self.log_period)
         return [
             SeedHook(cfg.SEED),
             hooks.IterationTimer(),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.data import transforms as T
-from detectron2.engine import HookBase
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data.augmentation import RandomCropAroundBoxes
 from ..data.crops import build_query_geometry
@@ -30,6 +32,47 @@ class SeedHook(HookBase):
     def before_step(self) -> None:
         step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
         torch.manual_seed(self._seed * 1_000_003 + step)
+
+
+class StreamTrainer(DefaultTrainer):
+    """DefaultTrainer on a stream that is a function of configuration and SEED.
+
+    A subclass gives the trainer its loader; killed anywhere and resumed, it draws the same items
+    and the same random numbers as an undisturbed run.
+    """
+
+    @property
+    def unwrapped_model(self) -> Any:
+        """The model without DistributedDataParallel."""
+        model = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    @property
+    def log_period(self) -> int:
+        """Iterations between two lines of the log."""
+        return self.cfg.SPIL.LOG_PERIOD
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        """Nothing yet: the loader needs what is not in the configuration."""
+        return []
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        own: list[HookBase | None] = [
+            SeedHook(self.cfg.SEED),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+        ]
+        if comm.is_main_process():
+            own += [
+                hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+                hooks.PeriodicWriter(self.build_writers(), period=self.log_period),
+            ]
+        return own
 
 
 def build_optimizer(
