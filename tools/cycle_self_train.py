@@ -42,6 +42,10 @@ def setup(args):
 
 def main(args):
     """Run one process of the cycle; returns the rows of Table 8 on the main one."""
+    if args.eval_only:
+        raise SystemExit(
+            "a cycle judges itself after each round; tools/compare_localizers.py judges weights"
+        )
     keep_freed_memory()
     cfg = setup(args)
     is_main = comm.is_main_process()
