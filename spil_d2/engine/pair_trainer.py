@@ -18,10 +18,9 @@ from ..modeling import QueryRCNN
 from ..selftrain.similarity_sampling import SeedPairSampler
 from ..structures import Query, SamplePool
 from ..utils.artifacts import fingerprint
-from .accumulation import AccumulatingTrainer
-from .checkpoint import AtomicPathManager, save_weights
+from .checkpoint import save_weights
 from .localizer import Localizer, LocalizerSettings
-from .training import StreamTrainer, build_pair_mapper
+from .training import LocalizerTrainer, build_pair_mapper
 from .training_run import begin_run
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ WEIGHTS = "localizer.pth"
 _KEYS = ("INPUT", "MODEL", "SOLVER", "SPIL", "COATTENTION")
 
 
-class PairTrainer(StreamTrainer):
+class PairTrainer(LocalizerTrainer):
     """Trains a QueryRCNN on a stream of pairs.
 
     A run is a function of its configuration, pool and SEED: killed anywhere and resumed, it ends
@@ -58,15 +57,6 @@ class PairTrainer(StreamTrainer):
             resume: go on from the last checkpoint in OUTPUT_DIR.
         """
         super().__init__(cfg)
-        if cfg.SOLVER.ACCUMULATE > 1:
-            self._trainer = AccumulatingTrainer(
-                self.model,
-                self.data_loader,
-                self.optimizer,
-                cfg.SOLVER.ACCUMULATE,
-                cfg.SPIL.BOX_NORMALIZER,
-            )
-        self.checkpointer.path_manager = AtomicPathManager()
         self.resume_or_load(resume=resume)
         vectors = self._seed_vectors(gallery, queries, pool)
         mapper = build_pair_mapper(cfg, pool, gallery, queries, vectors)

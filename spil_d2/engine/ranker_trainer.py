@@ -68,7 +68,6 @@ class RankerTrainer(StreamTrainer):
             resume: go on from the last checkpoint in OUTPUT_DIR.
         """
         super().__init__(cfg)
-        self.checkpointer.path_manager = AtomicPathManager()
         self.resume_or_load(resume=resume)
         if self.start_iter == 0:
             # MODEL.WEIGHTS may hold a classifier of other clusters.
@@ -330,6 +329,11 @@ def _check(cfg) -> None:
         raise ValueError(
             f"RANKER.INSTANCES is {node.INSTANCES}: use a divisor of the {share} crops that a "
             "process takes of SOLVER.IMS_PER_BATCH, half of them at most"
+        )
+    if solver.ACCUMULATE > 1:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {solver.ACCUMULATE}: the ranker's losses compare the crops of a "
+            "whole batch, use 1"
         )
     if node.CACHED_VIEWS and (cfg.MODEL.BACKBONE.FREEZE_AT < 5 or ranker.POOLING == "gem"):
         raise ValueError(

@@ -23,15 +23,14 @@ from ..selftrain.pairs import PairSampler
 from ..structures import SamplePool
 from ..structures.sample_pool import check_v_policy
 from ..utils.artifacts import fingerprint, write_json_atomic
-from .accumulation import AccumulatingTrainer
 from .box_refinement import build_refiner
-from .checkpoint import AtomicPathManager, load_weights, save_weights
+from .checkpoint import load_weights, save_weights
 from .coattention_labels import CoAttentionLabeler
 from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
 from .self_training import SelfTraining
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
-from .training import SeedHook, StreamTrainer, build_pair_mapper
+from .training import LocalizerTrainer, SeedHook, build_pair_mapper
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,8 @@ RESULT_KEYS = ("RERANK", "RERANK_SHARE", "RERANK_POWER")
 """Of SEARCH: what the final order depends on, and no stage."""
 
 
-class SpilTrainer(StreamTrainer):
-    """StreamTrainer whose loader changes with the stage.
+class SpilTrainer(LocalizerTrainer):
+    """LocalizerTrainer whose loader changes with the stage.
 
     A run is a function of its configuration and SEED: killed anywhere and resumed, it draws the
     same pairs and the same random numbers as the undisturbed run.
@@ -58,15 +57,6 @@ class SpilTrainer(StreamTrainer):
         if resume and cfg.SPIL.STAGE_INIT == "restart":
             _check_initial_weights(Path(cfg.OUTPUT_DIR))
         super().__init__(cfg)
-        if cfg.SOLVER.ACCUMULATE > 1:
-            self._trainer = AccumulatingTrainer(
-                self.model,
-                self.data_loader,
-                self.optimizer,
-                cfg.SOLVER.ACCUMULATE,
-                cfg.SPIL.BOX_NORMALIZER,
-            )
-        self.checkpointer.path_manager = AtomicPathManager()
         self._dataset: PairDataset | None = None
         if not resume:
             _forget_earlier_run(cfg)
@@ -271,7 +261,6 @@ def _check(cfg) -> None:
     ):
         if value not in allowed:
             raise ValueError(f"{key} is {value!r}: use one of {allowed}")
-    _check_accumulation(cfg)
     if 0 <= cfg.SPIL.STAGE_TOP_K < cfg.SPIL.TRAIN_TOP_K:
         raise ValueError(
             f"SPIL.STAGE_TOP_K is {cfg.SPIL.STAGE_TOP_K}: stages select among the first "
@@ -284,20 +273,6 @@ def _check(cfg) -> None:
         )
     if cfg.TEST.PRECISE_BN.ENABLED:
         raise ValueError("TEST.PRECISE_BN keeps a loader of its own: it cannot follow the stages")
-
-
-def _check_accumulation(cfg) -> None:
-    parts = cfg.SOLVER.ACCUMULATE
-    share = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size())
-    if parts < 1 or share % parts:
-        raise ValueError(
-            f"SOLVER.ACCUMULATE is {parts}: use a divisor of the {share} items that a process "
-            "takes of SOLVER.IMS_PER_BATCH"
-        )
-    if parts > 1 and cfg.SOLVER.AMP.ENABLED:
-        raise ValueError(
-            f"SOLVER.ACCUMULATE is {parts}: use 1 with SOLVER.AMP.ENABLED, or switch that off"
-        )
 
 
 def _check_initial_weights(output: Path) -> None:

@@ -18,6 +18,8 @@ from ..data.augmentation import RandomCropAroundBoxes
 from ..data.crops import build_query_geometry
 from ..data.pair_mapper import PairMapper, VectorTable
 from ..structures import Query, SamplePool
+from .accumulation import AccumulatingTrainer
+from .checkpoint import AtomicPathManager
 
 OPTIMIZERS = ("SGD", "AdamW")
 
@@ -40,6 +42,10 @@ class StreamTrainer(DefaultTrainer):
     A subclass gives the trainer its loader; killed anywhere and resumed, it draws the same items
     and the same random numbers as an undisturbed run.
     """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.checkpointer.path_manager = AtomicPathManager()
 
     @property
     def unwrapped_model(self) -> Any:
@@ -73,6 +79,43 @@ class StreamTrainer(DefaultTrainer):
                 hooks.PeriodicWriter(self.build_writers(), period=self.log_period),
             ]
         return own
+
+
+class LocalizerTrainer(StreamTrainer):
+    """StreamTrainer of a QueryRCNN, in parts of a batch where SOLVER.ACCUMULATE says so."""
+
+    def __init__(self, cfg):
+        """
+        Args:
+            cfg: frozen.
+
+        Raises:
+            ValueError: SOLVER.ACCUMULATE does not divide a process's share of a batch.
+        """
+        _check_accumulation(cfg)
+        super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = AccumulatingTrainer(
+                self.model,
+                self.data_loader,
+                self.optimizer,
+                cfg.SOLVER.ACCUMULATE,
+                cfg.SPIL.BOX_NORMALIZER,
+            )
+
+
+def _check_accumulation(cfg) -> None:
+    parts = cfg.SOLVER.ACCUMULATE
+    share = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size())
+    if parts < 1 or share % parts:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {parts}: use a divisor of the {share} items that a process "
+            "takes of SOLVER.IMS_PER_BATCH"
+        )
+    if parts > 1 and cfg.SOLVER.AMP.ENABLED:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {parts}: use 1 with SOLVER.AMP.ENABLED, or switch that off"
+        )
 
 
 def build_optimizer(
