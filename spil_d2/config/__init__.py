@@ -41,6 +41,8 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_cycle_config(cfg)
     add_cycle_training_config(cfg)
     add_ranker_config(cfg)
+    # Few-shot detection by instance search.
+    cfg.FEW_SHOT = CN()
     # "SGD" (Detectron2's, the paper's) or "AdamW" (fewer iterations for heads from scratch).
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parts in which a process's share of IMS_PER_BATCH goes through the model, one optimizer step
