@@ -258,6 +258,7 @@ def test_evaluation_is_in_percent(undisturbed, dataset) -> None:
         (("RANKER.CACHED_VIEWS", "2", "MODEL.BACKBONE.FREEZE_AT", "4"), "frozen backbone"),
         (("RANKER.CACHED_VIEWS", "2", "MODEL.RANKER.POOLING", "gem"), "without weights"),
         (("SOLVER.OPTIMIZER", "Adam"), "use one of"),
+        (("SOLVER.ACCUMULATE", "2"), "SOLVER.ACCUMULATE is 2.*use 1"),
     ],
 )
 def test_what_cannot_work_is_refused(regions, labels, tmp_path, changes, message) -> None:
