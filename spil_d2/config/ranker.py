@@ -33,6 +33,9 @@ def _add_model(cfg: CN) -> None:
     # Of "pca": a component's standard deviation is raised to 1 less this power. 0 keeps the
     # vectors' cosines, 1 whitens them.
     cfg.MODEL.RANKER.NECK_WHITENING = 0.5
+    # The neck's means and variances stay as they are loaded: for rounds on few regions, whose own
+    # would undo the whitening.
+    cfg.MODEL.RANKER.FREEZE_STATISTICS = False
     # Width of the classifier. Training sets it to the number of identities or clusters.
     cfg.MODEL.RANKER.NUM_IDENTITIES = 0
     # Among "softmax", "triplet" and "simclr" (NT-Xent whose positives are the other members of the

@@ -27,7 +27,11 @@ from detectron2.utils import comm
 from ..data.region_crops import Region
 from ..selftrain.clustering import ClusteringSettings, cluster_regions
 from ..selftrain.seed_search import SeedSearch
-from ..selftrain.similarity_sampling import SeedPairSampler, pool_of_regions
+from ..selftrain.similarity_sampling import (
+    SeedPairSampler,
+    agreeing_seeds,
+    pool_of_regions,
+)
 from ..structures import ClusterAssignment, Query, RegionLists, SamplePool
 from ..utils.artifacts import (
     check_fingerprint,
@@ -117,7 +121,9 @@ class Cycle:
 
     def run_round(self, number: int, before: Models) -> Models:
         """Rank lists with the models so far; then both are trained on them."""
+        node = self._cfg.CST.SAMPLING
         lists = self.rank_lists(number, before)
+        lists = agreeing_seeds(lists, node.SEED_FRACTION, node.SEED_TOP_K)
         localizer = self.train_localizer(number, lists, before)
         return Models(localizer, self.train_ranker(number, lists, before))
 
@@ -147,7 +153,7 @@ class Cycle:
         folder = self._folder(number, "pool")
         if not is_published(folder) and comm.is_main_process():
             pool, similarities = pool_of_regions(
-                self._seeds,
+                [one for one in self._seeds if one.id in lists],
                 lists,
                 round_index=number,
                 top_k=node.SAMPLING.TOP_K,

@@ -100,6 +100,7 @@ class Ranker(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         frozen_backbone: bool,
+        frozen_statistics: bool = False,
         bf16: bool,
     ):
         """
@@ -113,6 +114,7 @@ class Ranker(nn.Module):
             losses: of a batch.
             pixel_mean, pixel_std: of a channel, in the order of the input crop.
             frozen_backbone: run the backbone without gradients.
+            frozen_statistics: training uses and keeps the neck's running mean and variance.
             bf16: run a frozen backbone, and any backbone at inference, in bfloat16.
 
         Raises:
@@ -142,6 +144,7 @@ class Ranker(nn.Module):
             self.reset_classifier(seed=0)
         self.losses = losses
         self.frozen_backbone = frozen_backbone
+        self.frozen_statistics = frozen_statistics
         self.bf16 = bf16
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -172,8 +175,16 @@ class Ranker(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "frozen_backbone": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
+            "frozen_statistics": node.FREEZE_STATISTICS,
             "bf16": cfg.MODEL.BF16 == "on",
         }
+
+    def train(self, mode: bool = True) -> Ranker:
+        """As any module's; frozen statistics stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_statistics:
+            self.neck.norm.eval()
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ pair's target, the likelier the more it looks like the seed to the ranker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,31 @@ STRATEGIES = ("sgs", "topk", "threshold")
 """How a target is drawn: "sgs": of the first K with probability ~ ((s + 1) / 2) ** power; "topk":
 of the first K with equal probability (the ablation, and what the released code does); "threshold":
 of those with s >= threshold with equal probability."""
+
+
+def agreeing_seeds(lists: RegionLists, fraction: float, top_k: int) -> RegionLists:
+    """The lists of the seeds whose first regions look most like them.
+
+    Args:
+        lists: of all seeds, by the ranker's similarity.
+        fraction: of the seeds that is kept, rounded up, in (0, 1].
+        top_k: regions whose mean similarity decides; a shorter list counts by what it has, and an
+            empty one comes last. Equal seeds are in the order of their lists.
+
+    Returns:
+        The kept lists, in their order.
+
+    Raises:
+        ValueError: for another fraction, or top_k < 1.
+    """
+    if not 0 < fraction <= 1 or top_k < 1:
+        raise ValueError(
+            f"CST.SAMPLING.SEED_FRACTION is {fraction} and SEED_TOP_K {top_k}: use a part in "
+            "(0, 1] and at least 1 region"
+        )
+    means = [float(one.similarities[:top_k].mean()) if len(one) else -1.0 for one in lists.lists]
+    order = np.argsort(-np.array(means), kind="stable")[: math.ceil(fraction * len(means))]
+    return RegionLists(tuple(lists.lists[i] for i in sorted(order.tolist())))
 
 
 def pool_of_regions(

@@ -117,6 +117,20 @@ def test_a_frozen_backbone_has_no_gradient(crops) -> None:
     assert model.neck.fc.weight.grad is not None
 
 
+def test_frozen_statistics_are_used_and_kept(crops) -> None:
+    model = build(frozen_statistics=True, frozen_backbone=True)
+    model.neck.norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    model.neck.norm.running_var.fill_(4.0)
+    model.train()
+    sum(model(batch(crops)).values()).backward()
+    vectors = model.pool(crops)
+    by_hand = (model.neck.fc(vectors) - torch.tensor([1.0, 2.0, 3.0, 4.0])) / 2
+    torch.testing.assert_close(model.neck(vectors), by_hand, rtol=1e-4, atol=1e-5)
+    assert model.neck.norm.running_mean.tolist() == [1, 2, 3, 4]
+    assert model.neck.norm.weight.grad is not None, "gain and offset are still trained"
+    assert model.training
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_neck_and_losses_are_in_float32_under_autocast(crops, dtype, monkeypatch) -> None:
     model = build(in_features=["coarse"])

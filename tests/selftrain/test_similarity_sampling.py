@@ -14,6 +14,7 @@ from spil_d2.data.pair_mapper import PairMapper
 from spil_d2.ops.numpy_boxes import BoxFilter
 from spil_d2.selftrain.similarity_sampling import (
     SeedPairSampler,
+    agreeing_seeds,
     pool_of_regions,
     sgs_probabilities,
 )
@@ -159,3 +160,36 @@ def test_a_drawn_pair_becomes_a_training_item(tmp_path) -> None:
         assert int(item["query_crops"][0].max()) == 100
         assert int(dataset[i]["image"][0, 0, 0]) == image_id
     assert seen == {7, 8, 9}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "top_k", "expected"),
+    [
+        (1.0, 2, [4, 5, 6, 7]),
+        # Means of the first two: 0.5, 0.6, nothing, 0.6.
+        (0.75, 2, [4, 5, 7]),
+        (0.5, 2, [5, 7]),
+        (0.26, 2, [5, 7]),
+        (0.25, 2, [5]),
+        (0.25, 1, [4]),
+        (1e-9, 1, [4]),
+    ],
+)
+def test_seeds_whose_regions_agree_stay(fraction: float, top_k: int, expected: list[int]) -> None:
+    lists = RegionLists(
+        (
+            _list(4, [1, 2, 3], [0.9, 0.1, 0.1]),
+            _list(5, [1, 2, 3], [0.7, 0.5, -0.9]),
+            _list(6, [], []),
+            _list(7, [1], [0.6]),
+        )
+    )
+    kept = agreeing_seeds(lists, fraction, top_k)
+    assert [one.query_id for one in kept.lists] == expected
+    assert all(one is lists[one.query_id] for one in kept.lists)
+
+
+@pytest.mark.parametrize(("fraction", "top_k"), [(0.0, 1), (1.1, 1), (0.5, 0)])
+def test_other_parts_of_the_seeds_are_refused(fraction: float, top_k: int) -> None:
+    with pytest.raises(ValueError, match="SEED_FRACTION"):
+        agreeing_seeds(LISTS, fraction, top_k)
