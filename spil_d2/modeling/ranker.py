@@ -121,14 +121,8 @@ class Ranker(nn.Module):
             ValueError: for an unknown pooling or map.
         """
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"MODEL.RANKER.POOLING {pooling!r} is none of {POOLINGS}")
         shapes = backbone.output_shape()
-        if not in_features or set(in_features) - set(shapes):
-            raise ValueError(
-                f"MODEL.RANKER.IN_FEATURES {list(in_features)}: use maps among {list(shapes)}, "
-                "which the backbone gives"
-            )
+        _check_maps(pooling, in_features, list(shapes))
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.in_features = tuple(in_features)
         self.pooling = pooling
@@ -284,3 +278,13 @@ def set_last_stride(backbone: Backbone, stride: int) -> None:
     for convolution in (first.conv1, first.conv2, first.shortcut):
         convolution.stride = (1, 1)
     backbone._out_feature_strides["res5"] = backbone._out_feature_strides["res4"]
+
+
+def _check_maps(pooling: str, in_features: Sequence[str], known: Sequence[str]) -> None:
+    if pooling not in POOLINGS:
+        raise ValueError(f"MODEL.RANKER.POOLING {pooling!r} is none of {POOLINGS}")
+    if not in_features or set(in_features) - set(known):
+        raise ValueError(
+            f"MODEL.RANKER.IN_FEATURES {list(in_features)}: use maps among {list(known)}, "
+            "which the backbone gives"
+        )
