@@ -1,3 +1,4 @@
+from .few_shot import FewShotCOCOEvaluator, group_metrics, mean_interval
 from .ground_truth import GroundTruth
 from .ins_evaluator import (
     SearchReport,
@@ -49,6 +50,7 @@ from .tables import log_metrics_table
 __all__ = [
     "AP_VARIANTS",
     "Crops",
+    "FewShotCOCOEvaluator",
     "GroundTruth",
     "IOU_THRESHOLDS",
     "InstanceSearchEvaluator",
@@ -77,12 +79,14 @@ __all__ = [
     "evaluate_rank_lists",
     "evaluate_regions",
     "gallery_crops",
+    "group_metrics",
     "ins_metrics",
     "judge",
     "judge_query",
     "judge_regions",
     "localization_metrics",
     "log_metrics_table",
+    "mean_interval",
     "precision_at",
     "precision_recall_curve",
     "query_crops",

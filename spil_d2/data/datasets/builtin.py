@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ...utils.shared import find_shared
+from .few_shot_builtin import register_few_shot_builtin
 from .instance_335 import register_instance_335
 from .instance_search import register_all_instance_search
 from .instre import register_instre
@@ -30,9 +31,11 @@ def register_builtin() -> list[str]:
     names = register_all_instance_search(root / "ins", keep_taken=True)
     for register in (register_person_search, register_instre, register_instance_335):
         names += register(root)
+    names += register_few_shot_builtin(Path(os.path.abspath(root)))
     shared = find_shared()
     if shared is not None:
         names += register_all_instance_search(shared / "data", keep_taken=True)
+        names += register_few_shot_builtin(shared / "data")
     return names
 
 

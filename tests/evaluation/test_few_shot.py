@@ -1,0 +1,222 @@
+"""The few-shot evaluator against pycocotools called by hand and numbers computed by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from spil_d2.evaluation import FewShotCOCOEvaluator, mean_interval
+
+IDS = (2, 3, 5, 9)
+BASE, NOVEL = (2, 5), (3, 9)
+SIZE = 200
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Registers annotations as a few-shot test set and returns its name."""
+    names = []
+
+    def make(annotations: list[dict], num_images: int) -> str:
+        size = {"width": SIZE, "height": SIZE}
+        content = {
+            "images": [{"id": i, "file_name": f"{i}.jpg", **size} for i in range(num_images)],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": f"class {i}"} for i in IDS],
+        }
+        path = tmp_path / f"{len(names)}.json"
+        path.write_text(json.dumps(content))
+        name = f"few_shot_evaluation_{len(names)}"
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(
+            json_file=str(path),
+            thing_classes=[f"class {i}" for i in IDS],
+            thing_dataset_id_to_contiguous_id={one: k for k, one in enumerate(IDS)},
+            base_ids=BASE,
+            novel_ids=NOVEL,
+        )
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def truth(one: int, image_id: int, category_id: int, box: list[float], crowd: int = 0) -> dict:
+    shape = {"bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+    return {"id": one, "image_id": image_id, "category_id": category_id, **shape}
+
+
+def evaluate(name: str, found: dict[int, list[tuple]], **arguments) -> dict[str, float]:
+    """`found`: image id -> (category id, score, x0, y0, x1, y1)."""
+    evaluator = FewShotCOCOEvaluator(name, distributed=False, **arguments)
+    evaluator.reset()
+    for image_id, rows in found.items():
+        instances = Instances((SIZE, SIZE))
+        table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+        instances.pred_boxes = Boxes(table[:, 2:])
+        instances.scores = table[:, 1]
+        instances.pred_classes = torch.tensor([IDS.index(int(row[0])) for row in rows]).long()
+        evaluator.process([{"image_id": image_id}], [{"instances": instances}])
+    return evaluator.evaluate()["bbox"]
+
+
+def random_case(seed: int) -> tuple[list[dict], dict[int, list[tuple]]]:
+    rng = np.random.default_rng(seed)
+    annotations: list[dict] = []
+    found: dict[int, list[tuple]] = {}
+    for image_id in range(12):
+        found[image_id] = []
+        for _ in range(int(rng.integers(0, 6))):
+            category_id = int(rng.choice(IDS))
+            x, y = rng.uniform(0, 90, 2)
+            w, h = rng.uniform(8, 110, 2)
+            crowd = int(rng.random() < 0.1)
+            box = [float(v) for v in (x, y, w, h)]
+            annotations.append(truth(len(annotations) + 1, image_id, category_id, box, crowd))
+            for _ in range(int(rng.integers(0, 3))):
+                moved = np.array([x, y, x + w, y + h]) + rng.normal(0, 4, 4)
+                shown = category_id if rng.random() < 0.8 else int(rng.choice(IDS))
+                found[image_id].append((shown, float(rng.random()), *moved.tolist()))
+    return annotations, found
+
+
+def by_hand(path: str, found: dict[int, list[tuple]], category_ids: tuple[int, ...]) -> np.ndarray:
+    """The first six numbers of COCOeval with `catIds`, in percent."""
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": int(row[0]),
+            "score": float(np.float32(row[1])),
+            "bbox": [*np.float32(row[2:4]), *(np.float32(row[4:]) - np.float32(row[2:4]))],
+        }
+        for image_id, rows in found.items()
+        for row in rows
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(path)
+        judge = COCOeval(coco, coco.loadRes(results), "bbox")
+        judge.params.catIds = list(category_ids)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return 100 * np.where(judge.stats[:6] < 0, np.nan, judge.stats[:6])
+
+
+@pytest.mark.parametrize("use_fast_impl", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_cocoeval_with_their_categories(register, seed, use_fast_impl) -> None:
+    annotations, found = random_case(seed)
+    name = register(annotations, 12)
+    results = evaluate(name, found, use_fast_impl=use_fast_impl)
+    path = MetadataCatalog.get(name).json_file
+    for prefix, ids in (("", IDS), ("b", BASE), ("n", NOVEL)):
+        ours = [results[prefix + key] for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+        np.testing.assert_allclose(ours, by_hand(path, found, ids), atol=1e-9)
+    assert not math.isclose(results["bAP"], results["nAP"])
+
+
+def test_worked_example(register, caplog) -> None:
+    # Novel class 3: two objects. The best detection has IoU 1, the second is a false alarm, the
+    # third has IoU 60 x 100 / 100 x 100 = .6. Precision is 1 up to recall .5 (51 of 101 points),
+    # then 2/3 at IoU .5, .55 and .6 (50 points) and 0 above. Novel class 9 has an object and
+    # no detection: AP 0. Base class 2 is found at once, base class 5 has no object.
+    box = [20, 20, 100, 100]
+    name = register(
+        [truth(1, 0, 3, box), truth(2, 1, 3, box), truth(3, 0, 9, box), truth(4, 2, 2, box)], 3
+    )
+    found = {
+        0: [(3, 0.9, 20, 20, 120, 120)],
+        1: [(3, 0.8, 150, 150, 190, 190), (3, 0.7, 20, 20, 80, 120)],
+        2: [(2, 0.6, 20, 20, 120, 120)],
+    }
+    with caplog.at_level(logging.INFO):
+        results = evaluate(name, found, ims_per_batch=8)
+    half, low = (51 + 50 * 2 / 3) / 101, 51 / 101
+    class_3 = (3 * half + 7 * low) / 10
+    assert results["nAP"] == pytest.approx(100 * class_3 / 2)
+    assert results["nAP50"] == pytest.approx(100 * half / 2)
+    assert results["nAP75"] == pytest.approx(100 * low / 2)
+    # The objects are large; the false alarm is not, and does not count among large ones.
+    assert math.isnan(results["nAPs"])
+    assert results["nAPl"] == pytest.approx(100 * (3 + 7 * low) / 10 / 2)
+    assert results["bAP"] == pytest.approx(100)
+    assert results["AP"] == pytest.approx(100 * (class_3 + 0 + 1) / 3)
+    assert results["AP-class 3"] == pytest.approx(100 * class_3)
+    assert "world size 1, training batch 8" in caplog.text
+
+
+def test_no_detection_at_all_is_nan_as_in_detectron2(register) -> None:
+    name = register([truth(1, 0, 3, [0, 0, 9, 9])], 1)
+    results = evaluate(name, {0: []})
+    assert math.isnan(results["AP"]) and math.isnan(results["nAP"]) and math.isnan(results["bAP"])
+
+
+def test_base_classes_alone_without_a_coco_file(tmp_path) -> None:
+    """As the view `base_val`: the dicts are all there is, contiguous ids are of base classes."""
+    name = "few_shot_evaluation_base_val"
+    shown = {"bbox": [20, 20, 120, 120], "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+    record = {"file_name": "0.jpg", "image_id": 0, "width": SIZE, "height": SIZE}
+    dicts = [{**record, "annotations": [{**shown, "category_id": 1}]}]
+    DatasetCatalog.register(name, lambda: dicts)
+    MetadataCatalog.get(name).set(
+        thing_classes=["class 2", "class 5"],
+        thing_dataset_id_to_contiguous_id={2: 0, 5: 1},
+        base_ids=BASE,
+        novel_ids=NOVEL,
+    )
+    try:
+        evaluator = FewShotCOCOEvaluator(name, distributed=False, output_dir=tmp_path)
+        evaluator.reset()
+        instances = Instances((SIZE, SIZE))
+        instances.pred_boxes = Boxes(torch.tensor([[20.0, 20, 120, 120]]))
+        instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([1])
+        evaluator.process([{"image_id": 0}], [{"instances": instances}])
+        results = evaluator.evaluate()["bbox"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert results["bAP"] == results["AP"] == pytest.approx(100)
+    assert "nAP" not in results
+
+
+def test_what_cannot_be_evaluated(register) -> None:
+    missing = truth(1, 0, 3, [0, 0, 9, 9])
+    del missing["area"]
+    with pytest.raises(ValueError, match=r"annotation 1 has no \['area'\]"):
+        FewShotCOCOEvaluator(register([missing], 1))
+    DatasetCatalog.register("few_shot_evaluation_other", list)
+    try:
+        with pytest.raises(ValueError, match="has no base_ids"):
+            FewShotCOCOEvaluator("few_shot_evaluation_other")
+    finally:
+        DatasetCatalog.remove("few_shot_evaluation_other")
+        MetadataCatalog.remove("few_shot_evaluation_other")
+
+
+def test_mean_interval() -> None:
+    # s = 1, t(.975, 2) = 4.302653 from tables.
+    mean, half = mean_interval([10.0, 11.0, 12.0])
+    assert mean == pytest.approx(11)
+    assert half == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    # t(.975, 9) = 2.262157; s^2 = 82.5 / 9.
+    mean, half = mean_interval(list(range(10)))
+    assert half == pytest.approx(2.262157 * math.sqrt(82.5 / 9 / 10), abs=1e-6)
+    mean, half = mean_interval([3.0])
+    assert mean == 3 and math.isnan(half)
+    assert mean_interval([2.0, 2.0]) == (2.0, 0.0)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
