@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The four rows of SPIL's Table 2 on one dataset, with the same budget and the same rank lists.
+"""The rows of SPIL's Table 2 on one dataset, with the same budget and the same rank lists.
 
     python tools/ablation.py --config-file configs/SPIL/tiny_instre_dev.yaml SOLVER.MAX_ITER 600
 
+FSOD, the one-shot detector of Fan et al., spends the whole budget on the query images (one stage).
 SPIL.STAGE_TOP_K with the value of SPIL.TRAIN_TOP_K judges the last stage alone, in far less time.
 Each row trains in OUTPUT_DIR/NAME and goes on where it was interrupted; the table is printed and
 written to OUTPUT_DIR/ablation.json and ablation.md.
@@ -31,6 +32,11 @@ ROWS = {
     "SP+CA": ("SPIL.CONTRASTIVE", "False", "COATTENTION.ENABLED", "True"),
     "SP+CT": ("SPIL.CONTRASTIVE", "True", "COATTENTION.ENABLED", "False"),
     "SP+CT+CA": ("SPIL.CONTRASTIVE", "True", "COATTENTION.ENABLED", "True"),
+    "FSOD": (
+        *("SPIL.CONTRASTIVE", "True", "COATTENTION.ENABLED", "False", "SPIL.NUM_STAGES", "1"),
+        *("MODEL.CORRELATION_HEAD.NAME", "AttentionRPN", "MODEL.MASK_ON", "False"),
+        *("MODEL.ROI_HEADS.NAME", "MultiRelationROIHeads"),
+    ),
 }
 TRAIN_NET = Path(__file__).with_name("train_net.py")
 
@@ -55,8 +61,9 @@ def main(argv: list[str] | None = None) -> dict:
     summaries = {}
     for row in args.rows.split(","):
         command = [sys.executable, str(TRAIN_NET), "--config-file", args.config_file, "--resume"]
-        command += [*args.opts, *ROWS[row], "SEARCH.RANK_LISTS", str(folder / "rank_lists.npz")]
-        command += ["SEARCH.RERANK", "False", "OUTPUT_DIR", str(folder / row)]
+        command += [*args.opts, *row_keys(row, cfg), "SEARCH.RERANK", "False"]
+        command += ["SEARCH.RANK_LISTS", str(folder / "rank_lists.npz")]
+        command += ["OUTPUT_DIR", str(folder / row)]
         subprocess.run(command, check=True)
         summaries[row] = json.loads((folder / row / "summary.json").read_text())
     table = _table(summaries)
@@ -66,16 +73,36 @@ def main(argv: list[str] | None = None) -> dict:
     return summaries
 
 
+def row_keys(row: str, cfg) -> list[str]:
+    """KEY VALUE ... of a row.
+
+    Args:
+        row: one of `ROWS`.
+        cfg: of the other rows: FSOD takes its widths, resolutions and last threshold from it.
+    """
+    if row != "FSOD":
+        return [*ROWS[row]]
+    model, is_c4 = cfg.MODEL, cfg.MODEL.ROI_HEADS.NAME == "QueryRes5ROIHeads"
+    keys = [*ROWS[row], "SPIL.TAU", f"[{cfg.SPIL.TAU[cfg.SPIL.NUM_STAGES - 1]}]"]
+    keys += ["MODEL.QUERY.POOLER_RESOLUTION", str(model.ROI_BOX_HEAD.POOLER_RESOLUTION)]
+    keys += ["MODEL.FSOD.RES5", str(is_c4)]
+    if model.CORRELATION_HEAD.NAME == "ProjectedReweighting":
+        keys += ["MODEL.RPN.CONV_DIMS", f"[{model.CORRELATION_HEAD.CHANNELS}]"]
+        keys += ["MODEL.FSOD.CHANNELS", str(model.ROI_BOX_HEAD.FC_DIM)]
+    return keys
+
+
 def _table(summaries: dict[str, dict]) -> str:
     rows = []
+    num_stages = max(len(one["miou_stage"]) for one in summaries.values())
     for row, one in summaries.items():
         stages = ["" if miou is None else f"{100 * miou:.1f}" for miou in one["miou_stage"]]
+        stages += [""] * (num_stages - len(stages))
         columns = [one.get(key) for key in ("ap128_std_search", "ap128_std", "auc_p")]
         judged = ["" if value is None else f"{100 * value:.1f}" for value in columns]
         search = f"{100 * one['miou_search']:.1f}"
         rows.append([row, search, *stages, *judged, f"{one['seconds']:.0f}"])
-    stages = max(len(one["miou_stage"]) for one in summaries.values())
-    header = ["", "mIoU of the search", *(f"stage {k}" for k in range(stages))]
+    header = ["", "mIoU of the search", *(f"stage {k}" for k in range(num_stages))]
     header += ["AP of the search", "AP", "AUC of p", "seconds"]
     return tabulate(rows, header, tablefmt="pipe")
 

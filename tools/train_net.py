@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Train SPIL in self-paced stages on a dataset's queries, or evaluate a trained model.
 
-With the meta-architecture "Ranker": train CST's ranker on a dataset's identities.
+With the meta-architecture "Ranker": train CST's ranker on a dataset's identities. With
+FEW_SHOT.STEP "base", "novel", "tfa", ...: one step of few-shot detection (tools/few_shot.py: all).
 
 python tools/train_net.py --config-file configs/SPIL/tiny_instre_dev.yaml
 python tools/train_net.py --config-file ... --resume
 python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+python tools/train_net.py --config-file configs/FewShot/tiny_groceries25.yaml FEW_SHOT.STEP base
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from spil_d2 import get_cfg
+from spil_d2.engine.few_shot.pipeline import evaluate_weights, run_step
 from spil_d2.engine.pipeline import evaluate, train
 from spil_d2.engine.presets import resolve_config
 from spil_d2.engine.ranker_trainer import evaluate_identities, train_identities
@@ -40,6 +43,15 @@ def setup(args):
     return cfg
 
 
+def job(cfg):
+    """What trains, and what evaluates a model on one dataset."""
+    if cfg.FEW_SHOT.STEP:
+        return run_step, evaluate_weights
+    if cfg.MODEL.META_ARCHITECTURE == "Ranker":
+        return train_identities, evaluate_identities
+    return train, evaluate
+
+
 def main(args):
     """Run one process of the job; returns dataset name -> summary on the main one."""
     keep_freed_memory()
@@ -54,8 +66,7 @@ def main(args):
         resolve_config(cfg)
         cfg.freeze()
         default_setup(cfg, args)
-        is_ranker = cfg.MODEL.META_ARCHITECTURE == "Ranker"
-        run, judge = (train_identities, evaluate_identities) if is_ranker else (train, evaluate)
+        run, judge = job(cfg)
         if not args.eval_only:
             summaries = run(cfg, args.resume)
         else:

@@ -228,6 +228,62 @@ def adapt_command(
         typer.echo(f"The localizer is in {place}: search with --refine now.")
 
 
+@app.command("fewshot")
+def fewshot_command(
+    shots: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SHOTS",
+            help="Folder with annotations.json (COCO format) and its pictures, or with a folder of "
+            "pictures for each class, which the objects fill.",
+        ),
+    ],
+    unlabeled: Annotated[
+        Path, typer.Argument(metavar="UNLABELED", help="Folder of pictures, also below it.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Directory of the detector, a new one.")
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="localizer.pth of a base training; better than none.", dir_okay=False),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(help="Your own configuration (yaml), that of --weights.", dir_okay=False),
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Of training; more take longer.", min=10)] = 400,
+    images_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Draw what training learned from, and what the detector finds."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all chance.", min=0)] = 0,
+) -> None:
+    """Make a detector of your own classes from a few examples and unlabeled pictures.
+
+    The examples search the unlabeled pictures, and training goes on with what they find. DIR is a
+    Detectron2 model directory: demo/demo.py and DefaultPredictor run it. Killed, it goes on where
+    it was when the same command is given again.
+
+    \b
+    Example:
+      spil-d2 fewshot shots/ pictures/ --out mugs.detector
+      spil-d2 fewshot shots/ pictures/ --out mugs.detector --weights localizer.pth \\
+          --iterations 800 --images-out looked_at/
+      python demo/demo.py --config-file mugs.detector/config.yaml --input a.jpg --output a_drawn.jpg
+    """
+    from ..engine.few_shot.own_classes import OwnClassesSettings, make_detector
+
+    with reported_failures():
+        settings = OwnClassesSettings(
+            weights=weights, config_file=config_file, iterations=iterations, seed=seed
+        )
+        place = make_detector(shots, unlabeled, out, settings, images_out)
+        typer.echo(f"The detector is in {place}: run demo/demo.py on it.")
+
+
 @app.command("export")
 def export_command(
     index: IndexArgument,

@@ -7,6 +7,9 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .cycle import add_cycle_config
 from .cycle_training import add_cycle_training_config
+from .few_shot_detection import add_few_shot_detection_config
+from .few_shot_heads import add_fsod_config, add_tfa_config
+from .few_shot_stages import add_few_shot_stage_config
 from .globaltrack import add_globaltrack_config
 from .localizer import add_backbone_config, add_query_config
 from .ranker import add_ranker_config
@@ -31,6 +34,7 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_backbone_config(cfg)
     add_query_config(cfg)
     add_globaltrack_config(cfg)
+    add_fsod_config(cfg)
     add_search_config(cfg)
     add_engine_config(cfg)
     add_reranking_config(cfg)
@@ -43,6 +47,9 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_ranker_config(cfg)
     # Few-shot detection by instance search.
     cfg.FEW_SHOT = CN()
+    add_few_shot_stage_config(cfg)
+    add_few_shot_detection_config(cfg)
+    add_tfa_config(cfg)
     # "SGD" (Detectron2's, the paper's) or "AdamW" (fewer iterations for heads from scratch).
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Parts in which a process's share of IMS_PER_BATCH goes through the model, one optimizer step

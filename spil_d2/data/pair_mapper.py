@@ -29,7 +29,8 @@ class PairMapper:
 
     1. Y is read, augmented and becomes "image" with "instances": the target's box, then the
        look-alikes, each with `gt_weights`, `gt_classes` = 0 and `gt_masks`. Look-alikes that are
-       to be ignored become "ignore_boxes" (E, 4) instead, in pixels of "image".
+       to be ignored, and those of weight 0, become "ignore_boxes" (E, 4) instead, in pixels of
+       "image".
     2. The support crops become "query_crops" with "query_boxes", or, where a table of vectors is
        given, "query_vectors"; the foreign query's likewise with "negative_".
     """
@@ -112,9 +113,11 @@ class PairMapper:
         transforms = T.AugmentationList(augmentations)(inputs)
         moved = Boxes(torch.as_tensor(inputs.boxes, dtype=torch.float32))
         moved.clip(inputs.image.shape[:2])
-        positives = replace(target, extras=()) if self._ignore_extras else target
+        ignored = np.array([self._ignore_extras or not weight for _, weight in target.extras], bool)
+        kept = tuple(one for one, is_ignored in zip(target.extras, ignored) if not is_ignored)
+        positives = replace(target, extras=kept)
         instances = Instances(inputs.image.shape[:2])
-        instances.gt_boxes = moved[: 1 + len(positives.extras)]
+        instances.gt_boxes = moved[torch.from_numpy(np.append(True, ~ignored))]
         self._add_labels(instances, positives, image.shape[:2], transforms)
         pixels = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
         item = {
@@ -125,8 +128,8 @@ class PairMapper:
             "image": torch.from_numpy(pixels),
             "instances": instances,
         }
-        if self._ignore_extras:
-            item["ignore_boxes"] = moved.tensor[1:]
+        if self._ignore_extras or ignored.any():
+            item["ignore_boxes"] = moved.tensor[1:][torch.from_numpy(ignored)]
         return item
 
     def _add_labels(

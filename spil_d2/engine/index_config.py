@@ -44,7 +44,7 @@ def build_index_config(
     if config_file is not None and not Path(config_file).is_file():
         raise FileNotFoundError(f"{config_file} is no configuration file")
     cfg.merge_from_file(str(config_file or _engine_file(engine or DEFAULT_ENGINE)))
-    cfg.MODEL.DEVICE = _device()
+    cfg.MODEL.DEVICE = default_device()
     cfg.merge_from_list(list(opts))
     return cfg
 
@@ -86,7 +86,7 @@ def load_config(path: Path) -> CfgNode:
         cfg = get_cfg()
         cfg.merge_from_other_cfg(CfgNode(content))
         # An index may have been made on another machine.
-        cfg.MODEL.DEVICE = _device()
+        cfg.MODEL.DEVICE = default_device()
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no configuration of an index: {error}") from error
     return cfg
@@ -104,7 +104,8 @@ def engine_fingerprint(cfg: CfgNode) -> str:
     )
 
 
-def _device() -> str:
+def default_device() -> str:
+    """The accelerator where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.evaluation import inference_context
 from detectron2.layers import paste_masks_in_image
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor
 from tqdm import tqdm
@@ -175,11 +175,7 @@ class Localizer:
             for image_id in one.image_ids.tolist():
                 wanted[image_id].append(one.query_id)
         found: dict[tuple[int, int], tuple[list[float], float]] = {}
-
-        def kernel_of(query_id: int, image_id: int) -> Tensor:
-            return self._kernel(pool[query_id], image_id, vectors)
-
-        for image_id, answers in self.detect(wanted, kernel_of, label):
+        for image_id, answers in self.detect(wanted, self.kernels(pool, vectors), label):
             for query_id, one in answers:
                 if len(one):
                     box = one.pred_boxes.tensor[0].tolist()
@@ -189,6 +185,15 @@ class Localizer:
             return None
         merged = {key: value for part in gathered for key, value in part.items()}
         return RankLists(tuple(_replace_boxes(one, merged) for one in rank_lists.lists))
+
+    def kernels(self, pool: SamplePool, vectors: VectorTable) -> KernelOf:
+        """The mean kernel of a pool's query for an image (D14).
+
+        Args:
+            pool: V.
+            vectors: of `encode_pool` on the same pool.
+        """
+        return lambda query_id, image_id: self._kernel(pool[query_id], image_id, vectors)
 
     def detect(
         self, wanted: Mapping[int, Sequence[int]], kernel_of: KernelOf, label: str
@@ -214,6 +219,33 @@ class Localizer:
             with inference_context(self._model), torch.no_grad():
                 found = self._detect(item, kernels)
             yield image_id, list(zip(query_ids, found))
+
+    def refine(
+        self,
+        boxes: Mapping[int, Mapping[int, Sequence[float]]],
+        kernel_of: KernelOf,
+        label: str,
+    ) -> dict[tuple[int, int], list[float]]:
+        """What a second look makes of boxes (`QueryRCNN.refine`), in pixels of the stored images.
+
+        Args:
+            boxes: image id -> query id -> box.
+            kernel_of, label: as for `detect`.
+
+        Returns:
+            (query id, image id) -> box, of this process's share of the images.
+        """
+        mine = sorted(boxes)[comm.get_rank() :: comm.get_world_size()]
+        loader = build_gallery_loader(self._dataset(mine), self._settings.num_workers)
+        refined = {}
+        for item in tqdm(loader, label, disable=not comm.is_main_process()):
+            image_id = int(item["image_id"])
+            given = boxes[image_id]
+            kernels = torch.stack([kernel_of(query_id, image_id) for query_id in given])
+            with inference_context(self._model), torch.no_grad():
+                moved = self._refine(item, kernels, torch.tensor(list(given.values())))
+            refined.update(zip(((q, image_id) for q in given), moved.tolist()))
+        return refined
 
     def segment(self, localized: RankLists, pool: SamplePool) -> Masks:
         """Masks of boxes that `localize` has found, on this process alone.
@@ -246,12 +278,25 @@ class Localizer:
                     masks[query_id, image_id] = mask
         return masks
 
+    def _refine(self, item: dict, kernels: Tensor, boxes: Tensor) -> Tensor:
+        """(Q, 4) boxes of a second pass, from boxes (Q, 4), both in pixels of the stored image."""
+        model = self._model
+        images = model.preprocess([item["image"]])
+        features = model.encode_gallery(images)
+        scale = _network_scale(item, images.image_sizes[0])
+        parts = zip(
+            kernels.to(model.device).split(_QUERY_BATCH), (boxes * scale).split(_QUERY_BATCH)
+        )
+        refined = [model.refine(features, *part, images.image_sizes).cpu() for part in parts]
+        moved = Boxes(torch.cat(refined) / scale)
+        moved.clip((item["height"], item["width"]))
+        return moved.tensor
+
     def _segment(self, item: dict, kernels: Tensor, boxes: Tensor) -> np.ndarray:
         """(Q, H, W) bool masks of boxes (Q, 4), both in pixels of the stored image."""
         model = self._model
         images = model.preprocess([item["image"]])
-        height, width = images.image_sizes[0]
-        scaled = boxes * boxes.new_tensor([width / item["width"], height / item["height"]] * 2)
+        scaled = boxes * _network_scale(item, images.image_sizes[0])
         soft = model.segment(
             model.encode_gallery(images), kernels.to(model.device), scaled, images.image_sizes
         )
@@ -297,6 +342,12 @@ class Localizer:
         elif settings.kernel == "top5":
             rows = others[: settings.num_crops] or rows
         return torch.stack([vectors[one.query_id, row] for row in rows]).mean(dim=0)
+
+
+def _network_scale(item: dict, size: tuple[int, int]) -> Tensor:
+    """(4,) factors of XYXY from pixels of the stored image to a network input (height, width)."""
+    height, width = size
+    return torch.tensor([width / item["width"], height / item["height"]] * 2)
 
 
 def _replace_boxes(

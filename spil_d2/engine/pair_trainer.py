@@ -1,11 +1,13 @@
-"""Training CST's localizer on pairs: a seed and a region that was found for it, or two boxes of one
-identity in pre-training."""
+"""Training a localizer on pairs: a seed and a region that was found for it, two boxes of one
+identity (CST), or episodes of annotated classes (few-shot base training)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from detectron2.modeling import build_model
@@ -15,8 +17,7 @@ from ..backbones import load_all_weights
 from ..data.build import PairDataset, build_pair_loader
 from ..data.pair_mapper import VectorTable
 from ..modeling import QueryRCNN
-from ..selftrain.similarity_sampling import SeedPairSampler
-from ..structures import Query, SamplePool
+from ..structures import Pair, Query, SamplePool
 from ..utils.artifacts import fingerprint
 from .checkpoint import save_weights
 from .localizer import Localizer, LocalizerSettings
@@ -29,6 +30,19 @@ WEIGHTS = "localizer.pth"
 """The trained weights in a training's folder; written last."""
 
 _KEYS = ("INPUT", "MODEL", "SOLVER", "SPIL", "COATTENTION")
+
+
+class PairSource(Protocol):
+    """What pairs are drawn with, e.g. `SeedPairSampler` or `EpisodeSampler`.
+
+    Attributes:
+        query_ids: the queries that have something to draw, at least one.
+    """
+
+    query_ids: tuple[int, ...]
+
+    def draw(self, query_id: int, rng: np.random.Generator) -> Pair:
+        """A pair of a query, as a function of the generator alone."""
 
 
 class PairTrainer(LocalizerTrainer):
@@ -44,8 +58,9 @@ class PairTrainer(LocalizerTrainer):
         gallery: Sequence[dict],
         queries: Sequence[Query],
         pool: SamplePool,
-        sampler: SeedPairSampler,
+        sampler: PairSource,
         resume: bool = False,
+        num_supports: int = 0,
     ):
         """
         Args:
@@ -55,10 +70,12 @@ class PairTrainer(LocalizerTrainer):
             pool: what pairs are drawn from.
             sampler: draws them.
             resume: go on from the last checkpoint in OUTPUT_DIR.
+            num_supports: so many first candidates of a query are crops of its kernels, beside its
+                own, -1 all; with MODEL.QUERY.CACHE_VECTORS their vectors are kept in memory.
         """
         super().__init__(cfg)
         self.resume_or_load(resume=resume)
-        vectors = self._seed_vectors(gallery, queries, pool)
+        vectors = self._vectors(gallery, queries, pool, num_supports)
         mapper = build_pair_mapper(cfg, pool, gallery, queries, vectors)
         dataset = PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
         loader = build_pair_loader(
@@ -66,15 +83,21 @@ class PairTrainer(LocalizerTrainer):
         )
         self._trainer.reset_data_loader(lambda: loader)
 
-    def _seed_vectors(
-        self, gallery: Sequence[dict], queries: Sequence[Query], pool: SamplePool
+    def _vectors(
+        self,
+        gallery: Sequence[dict],
+        queries: Sequence[Query],
+        pool: SamplePool,
+        num_supports: int,
     ) -> VectorTable | None:
-        """Kernels of the seeds' own crops, which a frozen backbone gives once."""
+        """Kernels of the crops that pairs may use, which a frozen backbone gives once."""
         if not self.cfg.MODEL.QUERY.CACHE_VECTORS:
             return None
         settings = LocalizerSettings.from_config(self.cfg)
         localizer = Localizer(self.unwrapped_model, gallery, queries, settings)
-        return localizer.encode_pool(pool, 0)
+        if num_supports < 0:
+            num_supports = max(len(one.candidates) for one in pool.queries)
+        return localizer.encode_pool(pool, num_supports)
 
 
 def train_localizer(
@@ -82,15 +105,16 @@ def train_localizer(
     gallery: Sequence[dict],
     queries: Sequence[Query],
     pool: SamplePool,
-    sampler: SeedPairSampler,
+    sampler: PairSource,
     output_dir: str | Path,
     resume: bool = False,
+    num_supports: int = 0,
 ) -> Path:
     """Train on pairs: a whole run of its own, from MODEL.WEIGHTS on, with a fresh optimizer.
 
     Args:
         cfg: of the meta-architecture "QueryRCNN".
-        gallery, queries, pool, sampler: as for `PairTrainer`.
+        gallery, queries, pool, sampler, num_supports: as for `PairTrainer`.
         output_dir: folder of this training.
         resume: go on with the training of the same pool and keys in that folder, or return at once
             if it is finished; else what lies there is forgotten.
@@ -112,7 +136,7 @@ def train_localizer(
         logger.info("%s is there already: nothing is left to do", weights)
         return weights
     logger.info("training the localizer on pairs of %d queries", len(sampler.query_ids))
-    trainer = PairTrainer(cfg, gallery, queries, pool, sampler, resume)
+    trainer = PairTrainer(cfg, gallery, queries, pool, sampler, resume, num_supports)
     trainer.train()
     if comm.is_main_process():
         save_weights(trainer.unwrapped_model, weights)
@@ -131,7 +155,7 @@ def load_localizer(cfg, weights: str | Path) -> QueryRCNN:
     return model.eval()
 
 
-def _fingerprint(cfg, pool: SamplePool, sampler: SeedPairSampler) -> str:
+def _fingerprint(cfg, pool: SamplePool, sampler: PairSource) -> str:
     """Of all that the weights depend on; places, device and workers are not among it."""
     cfg = cfg.clone()
     cfg.defrost()
@@ -145,7 +169,7 @@ def _fingerprint(cfg, pool: SamplePool, sampler: SeedPairSampler) -> str:
                 for one in pool.queries
             ],
             # Stands for the sampler's strategy and similarities.
-            "pairs": [sampler.draw(query_id, drawn).target for query_id in sampler.query_ids],
+            "pairs": [asdict(sampler.draw(query_id, drawn)) for query_id in sampler.query_ids],
             "seed": cfg.SEED,
             "keys": {name: cfg.get(name).dump() for name in _KEYS},
         }

@@ -61,7 +61,7 @@ def search_dataset(
     )
     folder = Path(output_dir) / "search" / f"{name}-{query_key}"
     if comm.is_main_process() and not is_published(folder):
-        lists = _search(cfg, name, gallery, queries, index_dir, index_key)
+        lists = _search(cfg, name, gallery, queries, index_dir, index_key, cfg.SEARCH.TOP_K)
         publish_directory(
             folder,
             lambda path: _write(path, lists),
@@ -72,6 +72,27 @@ def search_dataset(
     lists = RankLists.load(folder / RANK_LISTS)
     _warn_if_poor(lists, cfg.SEARCH.MIN_SIMILARITY)
     return lists
+
+
+def search_again(
+    cfg,
+    name: str,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    output_dir: str | Path,
+    top_k: int,
+) -> RankLists:
+    """Rank lists of other queries in the index of `search_dataset`; main process only.
+
+    They are searched as the dataset's own queries are, and written nowhere.
+
+    Args:
+        cfg, name, gallery, output_dir: as for `search_dataset`.
+        queries: what to search for.
+        top_k: length of the lists, at most.
+    """
+    index_dir, index_key = _index_place(cfg, name, gallery, output_dir)
+    return _search(cfg, name, gallery, queries, index_dir, index_key, top_k)
 
 
 def open_index(cfg, name: str, gallery: Sequence[dict], output_dir: str | Path) -> RegionIndex:
@@ -109,7 +130,13 @@ def _stamp(file_name: str) -> tuple[int, int]:
 
 
 def _search(
-    cfg, name: str, gallery: Sequence[dict], queries: Sequence[Query], index_dir: Path, key: str
+    cfg,
+    name: str,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    index_dir: Path,
+    key: str,
+    top_k: int,
 ) -> RankLists:
     engine = build_search_engine(cfg)
     if not is_published(index_dir):
@@ -121,7 +148,7 @@ def _search(
         engine,
         index,
         queries,
-        cfg.SEARCH.TOP_K,
+        top_k,
         settings=SearchSettings.from_config(cfg),
         read_image=lambda image_id: read_rgb(files[image_id]),
     )

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
 from ..backbones import build_frozen_backbone, existing_resnet_layer
+from ..config.few_shot_stages import STAGE_NODES
 from ..data.build import PairDataset, build_pair_loader
 from ..data.crops import CropGeometry
 from ..data.datasets.instance_search import get_queries
@@ -26,6 +27,9 @@ from ..utils.artifacts import fingerprint, write_json_atomic
 from .box_refinement import build_refiner
 from .checkpoint import load_weights, save_weights
 from .coattention_labels import CoAttentionLabeler
+from .label_settings import LabelSettings
+from .label_verification import build_verifier
+from .list_expansion import ExpansionSettings, build_list_expander
 from .localizer import Localizer, LocalizerSettings
 from .search_stage import search_dataset
 from .self_training import SelfTraining
@@ -152,6 +156,7 @@ class SpilTrainer(LocalizerTrainer):
             contrastive=cfg.SPIL.CONTRASTIVE,
             max_shared_images=cfg.SPIL.MAX_SHARED_IMAGES,
             v_policy=cfg.SPIL.V_POLICY,
+            classified=[query for query in self.queries if query.category_id is not None],
         )
         mapper = build_pair_mapper(cfg, pool, self.gallery, self.queries, vectors)
         return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
@@ -175,6 +180,9 @@ class SpilTrainer(LocalizerTrainer):
             thresholds=cfg.SPIL.TAU,
             num_crops=cfg.MODEL.QUERY.NUM_CROPS,
             cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
+            expander=build_list_expander(cfg, self.gallery, self.queries),
+            verifier=build_verifier(cfg, self.gallery, self.queries),
+            labels=LabelSettings.from_config(cfg),
         )
 
     def _log_stage(self, pool: SamplePool) -> None:
@@ -240,6 +248,10 @@ def stage_fingerprint(cfg) -> str:
                 name: cfg.get(name).dump()
                 for name in ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "COATTENTION")
             },
+            "few_shot": {name: cfg.FEW_SHOT[name].dump() for name in STAGE_NODES},
+            "detections": cfg.TEST.DETECTIONS_PER_IMAGE
+            if cfg.FEW_SHOT.IGNORE_OTHERS.ENABLED
+            else None,
         }
     )
 
@@ -271,6 +283,8 @@ def _check(cfg) -> None:
             f"SPIL.TAU has {len(cfg.SPIL.TAU)} thresholds; {cfg.SPIL.NUM_STAGES} stages need as "
             "many: one before each later stage, and one for the final pool"
         )
+    ExpansionSettings.from_config(cfg)
+    LabelSettings.from_config(cfg)
     if cfg.TEST.PRECISE_BN.ENABLED:
         raise ValueError("TEST.PRECISE_BN keeps a loader of its own: it cannot follow the stages")
 

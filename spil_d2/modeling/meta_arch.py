@@ -225,6 +225,38 @@ class QueryRCNN(nn.Module):
         found = self.roi_heads.forward_with_given_boxes(roi_maps, given)
         return torch.cat([one.pred_masks[:, 0] for one in found])
 
+    def refine(
+        self,
+        features: dict[str, Tensor],
+        kernel: Tensor,
+        boxes: Tensor,
+        image_sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Boxes that the RoI heads make of known boxes, one for each kernel.
+
+        The box is the only proposal: iterated box regression. One whose foreground probability is
+        not above MODEL.ROI_HEADS.SCORE_THRESH_TEST stays as it is.
+
+        Args:
+            features: of `encode_gallery`, for one image.
+            kernel: (Q, *K).
+            boxes: (Q, 4) XYXY in network-input pixels.
+            image_sizes: [(height, width)] of the network input.
+
+        Returns:
+            (Q, 4) likewise, inside the image.
+        """
+        assert not self.training, "refine() is for evaluation mode"
+        images, _, roi_maps = self._correlate(features, kernel, image_sizes)
+        boxes = boxes.to(self.device)
+        given = [
+            Instances(size, proposal_boxes=Boxes(box[None]))
+            for box, size in zip(boxes, images.image_sizes)
+        ]
+        found = self.roi_heads.detect_boxes(roi_maps, given)
+        moved = [one.pred_boxes.tensor[0] if len(one) else box for one, box in zip(found, boxes)]
+        return torch.stack(moved)
+
     def forward(self, batched_inputs: list[dict]):
         """Train on, or localize in, pairs of a gallery image and a query.
 

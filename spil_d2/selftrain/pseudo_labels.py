@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ..structures import Box, Candidate, Query, QueryPool, RankList, RankLists, SamplePool, Target
 
@@ -29,11 +30,13 @@ def initial_pool(queries: Sequence[Query], rank_lists: RankLists, top_k: int) ->
 def _support(ranked: RankList, top_k: int) -> tuple[Candidate, ...]:
     ranked = ranked.top(top_k)
     return tuple(
-        Candidate(int(image_id), _box(box)) for image_id, box in zip(ranked.image_ids, ranked.boxes)
+        Candidate(int(image_id), as_box(box))
+        for image_id, box in zip(ranked.image_ids, ranked.boxes)
     )
 
 
-def _box(values: Sequence[float]) -> Box:
+def as_box(values: Sequence[float]) -> Box:
+    """Four numbers as a box."""
     x0, y0, x1, y1 = map(float, values)
     return x0, y0, x1, y1
 
@@ -82,8 +85,32 @@ def _judge(
     for candidate in pool.candidates:
         box, probability = found[candidate.image_id]
         if probability > tau:
-            target = Target(_box(box), probability)
+            target = Target(as_box(box), probability)
             judged.append(Candidate(candidate.image_id, target.box, target))
         else:
-            judged.append(Candidate(candidate.image_id, _box(searched[candidate.image_id])))
+            judged.append(Candidate(candidate.image_id, as_box(searched[candidate.image_id])))
     return tuple(judged)
+
+
+def drop_labels(
+    pool: SamplePool, engine_lists: RankLists, rejected: Collection[tuple[int, int]]
+) -> SamplePool:
+    """The pool without some of its pseudo labels: their support boxes are the engine's again.
+
+    Args:
+        pool: V of a stage.
+        engine_lists: Z, for the candidates that lose their labels.
+        rejected: pairs of a query id and an image id.
+    """
+    queries = []
+    for one in pool.queries:
+        ranked = engine_lists[one.query_id]
+        searched = dict(zip(ranked.image_ids.tolist(), ranked.boxes.tolist()))
+        candidates = tuple(
+            Candidate(candidate.image_id, as_box(searched[candidate.image_id]))
+            if (one.query_id, candidate.image_id) in rejected
+            else candidate
+            for candidate in one.candidates
+        )
+        queries.append(replace(one, candidates=candidates))
+    return replace(pool, queries=tuple(queries))

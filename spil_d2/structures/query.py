@@ -43,15 +43,24 @@ class Query:
         id: unique among the queries of a dataset.
         references: at least one; training localizes the first (q_i, u_i of the SPIL paper).
         instance_id: the identity, where it is known; used by evaluation only.
+        category_id: the class, where training may know it (few-shot detection): queries of one
+            class are never foreign to each other. None says nothing of the class.
     """
 
     id: int
     references: tuple[Reference, ...]
     instance_id: int | None = None
+    category_id: int | None = None
 
     def __post_init__(self) -> None:
         if not self.references:
             raise ValueError(f"query {self.id} has no reference box")
+        # A class compares equal to another only if both are of one type: 3 and "3" are not.
+        if self.category_id is not None and type(self.category_id) is not int:
+            raise ValueError(
+                f"query {self.id}: category_id is {self.category_id!r} of type "
+                f"{type(self.category_id).__name__}; use an int (the dataset's category id) or None"
+            )
 
     @property
     def primary(self) -> Reference:

@@ -29,7 +29,7 @@ class Target:
         box: XYXY_ABS in pixels of the stored image.
         weight: ω in (0, 1]: 1 for the user's own box, else the localizer's probability.
         mask: COCO RLE of the stored image's size (`counts` as str), or None: the box stands for it.
-        extras: unlabeled look-alikes (D20) as (box, weight).
+        extras: unlabeled look-alikes (D20) as (box, weight); a weight of 0 marks an ignore region.
     """
 
     box: Box

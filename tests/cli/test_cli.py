@@ -157,7 +157,9 @@ def test_export_says_what_is_missing(demo, monkeypatch) -> None:
     assert result.exit_code == 1 and "pip install fiftyone" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["index", "search", "info", "adapt", "export", "serve"])
+@pytest.mark.parametrize(
+    "command", ["index", "search", "info", "adapt", "fewshot", "export", "serve"]
+)
 def test_every_command_teaches_by_example(command) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -55,20 +55,23 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def make_mapper(files):
-    """(keyword changes) -> a mapper; query 1 shows picture 0 and ranks 1 and 2, query 2 ranks 3."""
+    """(keyword changes) -> a mapper; query 1 shows picture 0 and ranks 1 and 2, query 2 ranks 3.
+
+    `extras` are those of query 1's label.
+    """
     queries = {i: Query(i, (Reference(files[0], WIDTH, HEIGHT, QUERY_BOX),)) for i in (1, 2)}
-    label = Target(PSEUDO_BOX, 0.75, _rle(_mask()), ((EXTRA_BOX, 0.5),))
     own = Target(QUERY_BOX, 1.0)
-    pool = SamplePool(
-        1,
-        (
-            QueryPool(1, own, (Candidate(1, PSEUDO_BOX, label), Candidate(2, (5, 5, 25, 25)))),
-            QueryPool(2, own, (Candidate(3, (8, 8, 40, 40)),)),
-        ),
-    )
     gallery = {i: {"file_name": files[i], "image_id": i} for i in (1, 2, 3)}
 
-    def make(**changes) -> PairMapper:
+    def make(extras=((EXTRA_BOX, 0.5),), **changes) -> PairMapper:
+        label = Target(PSEUDO_BOX, 0.75, _rle(_mask()), extras)
+        pool = SamplePool(
+            1,
+            (
+                QueryPool(1, own, (Candidate(1, PSEUDO_BOX, label), Candidate(2, (5, 5, 25, 25)))),
+                QueryPool(2, own, (Candidate(3, (8, 8, 40, 40)),)),
+            ),
+        )
         given = {
             "augmentations": [],
             "crop": CROP,
@@ -113,6 +116,20 @@ def test_look_alikes_can_be_ignored_instead(make_mapper) -> None:
     # The query's own label has no look-alikes.
     assert mapper(Pair(1, QUERY, (0,)), _rng())["ignore_boxes"].shape == (0, 4)
     assert "ignore_boxes" not in make_mapper()(Pair(1, 0, (QUERY,)), _rng())
+
+
+def test_extras_of_no_weight_are_ignored_beside_look_alikes(make_mapper) -> None:
+    ignored = (50.0, 4.0, 60.0, 9.0)
+    extras = ((ignored, 0.0), (EXTRA_BOX, 0.5))
+    item = make_mapper(extras)(Pair(1, 0, (QUERY,)), _rng())
+    assert item["ignore_boxes"].tolist() == [list(ignored)]
+    instances = item["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [list(PSEUDO_BOX), list(EXTRA_BOX)]
+    assert instances.gt_weights.tolist() == [0.75, 0.5]
+    assert instances.gt_masks.tensor[1, 3:9, 2:12].all()
+    both = make_mapper(extras, ignore_extras=True)(Pair(1, 0, (QUERY,)), _rng())
+    assert both["ignore_boxes"].tolist() == [list(ignored), list(EXTRA_BOX)]
+    assert len(both["instances"]) == 1
 
 
 def test_the_query_itself_is_the_target(make_mapper, files) -> None:

@@ -11,7 +11,7 @@ import pytest
 from detectron2.engine import launch
 
 from spil_d2.data.datasets.synthetic import build_demo_gallery
-from spil_d2.structures import RankLists, SamplePool
+from spil_d2.structures import RankLists, RegionLists, SamplePool
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,19 @@ def test_two_processes_localize_as_one(outputs) -> None:
         np.testing.assert_array_equal(a.image_ids, b.image_ids)
         np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
         np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
+
+
+def test_two_processes_do_few_shot_detection_as_one(outputs) -> None:
+    """Lists grow, labels are verified and looked at again, other boxes are ignored."""
+    one, two = (folder / "few_shot" for folder in outputs.values())
+    assert _seen(two, 0)["pools"] == _seen(two, 1)["pools"]
+    longer = [RankLists.load(f / "stages" / "01" / "expanded_lists.npz") for f in (one, two)]
+    others = [RegionLists.load(f / "stages" / "01" / "other_boxes.npz") for f in (one, two)]
+    pools = [SamplePool.load(f / "stages" / "01" / "pool.json.gz") for f in (one, two)]
+    assert max(len(lists) for lists in longer[0].lists) == 5
+    assert pools[0].num_targets > 0
+    for query_id in longer[0]:
+        a, b = (lists[query_id].image_ids.tolist() for lists in longer)
+        assert a == b == [c.image_id for c in pools[1][query_id].candidates]
+        assert pools[0][query_id].confident == pools[1][query_id].confident
+        np.testing.assert_allclose(others[0][query_id].boxes, others[1][query_id].boxes, atol=0.05)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spil_d2.selftrain.pairs import PairSampler
-from spil_d2.structures import QUERY, Candidate, QueryPool, SamplePool, Target
+from spil_d2.structures import QUERY, Candidate, Query, QueryPool, Reference, SamplePool, Target
 
 BOX = (0.0, 0.0, 10.0, 10.0)
 OWN = {1: frozenset({100}), 2: frozenset({200}), 3: frozenset({300})}
@@ -106,3 +106,45 @@ def test_an_empty_pool_is_an_error_that_names_the_stage() -> None:
     empty = SamplePool(2, (QueryPool(1, Target(BOX, 1.0), ()),))
     with pytest.raises(ValueError, match="stage 2 is empty"):
         PairSampler(empty, OWN)
+
+
+def _shot(query_id: int, category: int | None, file_name: str | None = None) -> Query:
+    reference = Reference(file_name or f"{query_id}.jpg", 20, 20, BOX)
+    return Query(query_id, (reference,), category_id=category)
+
+
+def _negatives(pool: SamplePool, shots: list[Query], query_id: int) -> dict[int, set[int | None]]:
+    """Of each drawn Y the foreign queries, None for none."""
+    nothing = {one.id: frozenset() for one in shots}
+    found: dict[int, set[int | None]] = {}
+    for pair in _draws(PairSampler(pool, nothing, classified=shots), query_id):
+        found.setdefault(pair.target, set()).add(pair.negative_id)
+    return found
+
+
+def test_known_classes_decide_who_is_foreign_not_their_lists() -> None:
+    # Queries 1 and 2 share images and 3 none, but 1 and 3 are of one class.
+    shots = [_shot(1, 5), _shot(2, 6), _shot(3, 5)]
+    assert _negatives(_pool(0, 0), shots, 1) == {QUERY: {2}}
+    assert _negatives(_pool(0, 0), shots, 2) == {QUERY: {1, 3}}
+
+
+def test_queries_of_unknown_class_keep_the_rule_of_lists() -> None:
+    shots = [_shot(1, 5), _shot(2, None), _shot(3, 5)]
+    assert _negatives(_pool(0, 0), shots, 1) == {QUERY: {None}}
+    assert _negatives(_pool(0, 0), shots, 2) == {QUERY: {3}}
+
+
+def test_an_image_labelled_for_both_classes_is_no_null_ground_truth() -> None:
+    # Images 10, 11, 12 are labelled for query 1; 12, 13, 14 for query 2; 50 to 52 for query 3.
+    shots = [_shot(1, 5), _shot(2, 6), _shot(3, 7)]
+    expected = {QUERY: {2, 3}, 0: {2, 3}, 1: {2, 3}, 2: {3}}
+    assert _negatives(_pool(1, 3), shots, 1) == expected
+    # Nor with another query of that class.
+    shots = [_shot(1, 5), _shot(2, 6), _shot(3, 6)]
+    assert _negatives(_pool(1, 3), shots, 1) == {**expected, 2: {None}}
+
+
+def test_a_picture_with_shots_of_both_classes_is_no_null_ground_truth() -> None:
+    shots = [_shot(1, 5, "both.jpg"), _shot(2, 6), _shot(3, 7, "both.jpg")]
+    assert _negatives(_pool(1, 3), shots, 1) == {QUERY: {2}, 0: {2, 3}, 1: {2, 3}, 2: {3}}

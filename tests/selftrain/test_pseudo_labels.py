@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spil_d2.selftrain.pseudo_labels import initial_pool, select_pseudo_labels
+from spil_d2.selftrain.pseudo_labels import drop_labels, initial_pool, select_pseudo_labels
 from spil_d2.structures import Query, RankList, RankLists, Reference
 
 QUERY = Query(7, (Reference("q.jpg", 100, 80, (10, 10, 50, 60)),), instance_id=1)
@@ -56,3 +56,10 @@ def test_labels_are_decided_anew_at_each_stage() -> None:
 def test_a_threshold_outside_0_1_is_refused() -> None:
     with pytest.raises(ValueError, match="1.5"):
         select_pseudo_labels(initial_pool([QUERY], _lists(), 3), _lists(), _lists([1, 1, 1]), 1.5)
+
+
+def test_dropped_labels_are_the_engines_boxes_again() -> None:
+    pool = initial_pool([QUERY], _lists(), top_k=3)
+    labelled = select_pseudo_labels(pool, _lists(), _lists([0.9, 0.9, 0.5], shift=2), 0.75)
+    kept = drop_labels(labelled, _lists(), {(7, 30), (8, 10)})
+    assert kept == select_pseudo_labels(pool, _lists(), _lists([0.1, 0.9, 0.5], shift=2), 0.75)

@@ -1,0 +1,1 @@
+"""Few-shot detection by instance search: base training, class kernels, detection, export."""

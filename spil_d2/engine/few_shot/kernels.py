@@ -1,0 +1,113 @@
+"""From the shots of classes to what a detector knows of them (D26).
+
+Shape shorthand: N: classes, K: shape of a kernel, D: width of a descriptor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.evaluation import inference_context
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...data.gallery_loader import GalleryDataset, build_gallery_loader
+from ...data.pair_mapper import read_crops
+from ...modeling import QueryRCNN
+from ...modeling.class_detector import describe_boxes
+from ...structures import Query, Reference
+from ..localizer import LocalizerSettings
+
+_CROP_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ClassKernels:
+    """What stands for each class.
+
+    Attributes:
+        categories: N category ids, ascending.
+        kernels: (N, *K) float32, means of the shots' kernels.
+        descriptors: (N, D) float32 of unit length, of the shots' mean descriptors; (N, 0) where
+            none were asked for.
+    """
+
+    categories: tuple[int, ...]
+    kernels: Tensor
+    descriptors: Tensor
+
+
+def class_kernels(
+    model: QueryRCNN,
+    settings: LocalizerSettings,
+    shots: Sequence[Query],
+    extra: Sequence[Query] = (),
+    *,
+    with_descriptors: bool = False,
+) -> ClassKernels:
+    """Mean kernels of classes.
+
+    Args:
+        model: the trained localizer; used in evaluation mode.
+        settings: geometry of crops and test pictures.
+        shots: queries with a `category_id`; all their references count.
+        extra: instances that query expansion has found; each counts as a shot.
+        with_descriptors: describe the classes too, for score = p * similarity ** γ.
+
+    Raises:
+        ValueError: no shot, or one without a class.
+    """
+    references = _by_class([*shots, *extra])
+    kernels, descriptors = [], []
+    with inference_context(model), torch.no_grad():
+        for places in references.values():
+            kernels.append(_mean_kernel(model, settings, places))
+            if with_descriptors:
+                descriptors.append(_mean_descriptor(model, settings, places))
+    return ClassKernels(
+        tuple(references),
+        torch.stack(kernels),
+        torch.stack(descriptors) if with_descriptors else torch.zeros(len(references), 0),
+    )
+
+
+def _by_class(queries: Sequence[Query]) -> dict[int, list[Reference]]:
+    """References of each class, classes ascending."""
+    references: dict[int, list[Reference]] = {}
+    for query in queries:
+        if query.category_id is None:
+            raise ValueError(f"query {query.id} has no category_id: it is no shot of a class")
+        references.setdefault(query.category_id, []).extend(query.references)
+    if not references:
+        raise ValueError("no shots: a class needs one at least")
+    return dict(sorted(references.items()))
+
+
+def _mean_kernel(
+    model: QueryRCNN, settings: LocalizerSettings, references: Sequence[Reference]
+) -> Tensor:
+    """(*K,) on the CPU."""
+    vectors = []
+    for start in range(0, len(references), _CROP_BATCH):
+        places = [(one.file_name, one.box) for one in references[start : start + _CROP_BATCH]]
+        crops, boxes = read_crops(places, settings.crop, settings.image_format)
+        vectors.append(model.encode_query(crops, boxes).cpu())
+    return torch.cat(vectors).mean(dim=0)
+
+
+def _mean_descriptor(
+    model: QueryRCNN, settings: LocalizerSettings, references: Sequence[Reference]
+) -> Tensor:
+    """(D,) of unit length on the CPU, of boxes on whole pictures as detections are."""
+    records = [{"file_name": one.file_name, "image_id": i} for i, one in enumerate(references)]
+    dataset = GalleryDataset(records, settings.min_size, settings.max_size, settings.image_format)
+    rows = []
+    for item, reference in zip(build_gallery_loader(dataset, 0), references, strict=True):
+        images = model.preprocess([item["image"]])
+        height, width = images.image_sizes[0]
+        scale = torch.tensor([width / item["width"], height / item["height"]] * 2)
+        box = torch.tensor([reference.box]) * scale
+        rows.append(describe_boxes(model, model.encode_gallery(images), box).cpu())
+    return F.normalize(torch.cat(rows).mean(dim=0), dim=0)

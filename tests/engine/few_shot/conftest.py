@@ -1,0 +1,141 @@
+"""A generated few-shot task in the layout of the published ones, and runs of its steps."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from spil_d2.data.datasets.few_shot_builtin import register_few_shot_builtin
+from spil_d2.data.datasets.few_shot_prepare import write_shot_files
+
+ROOT = Path(__file__).parents[3]
+INSTANT = ROOT / "configs/quick_schedules/few_shot_tiny_instant_test.yaml"
+NAME = "fs_mini"
+CLASSES = ("red disc", "green square", "blue ring", "yellow cross", "white bar")
+NOVEL = ("yellow cross", "white bar")
+SIDE, OBJECT = 128, 40
+
+
+def draw_object(image: np.ndarray, number: int, x: int, y: int) -> None:
+    """Class `number` in the square of OBJECT pixels at (x, y), on an RGB picture."""
+    half = OBJECT // 2
+    centre, last = (x + half, y + half), (x + OBJECT - 1, y + OBJECT - 1)
+    if number == 0:
+        cv2.circle(image, centre, half - 1, (220, 30, 30), -1)
+    elif number == 1:
+        cv2.rectangle(image, (x, y), last, (30, 200, 40), -1)
+    elif number == 2:
+        cv2.circle(image, centre, half - 5, (40, 60, 220), 8)
+    elif number == 3:
+        cv2.line(image, (x, y), last, (230, 210, 20), 8)
+        cv2.line(image, (last[0], y), (x, last[1]), (230, 210, 20), 8)
+    else:
+        cv2.rectangle(image, (x, y + 12), (last[0], y + 28), (250, 250, 250), -1)
+
+
+def write_part(folder: Path, part: str, per_class: int, seed: int) -> None:
+    """`part`.json and its pictures: one class an image, in every third two objects of it."""
+    rng = np.random.default_rng(seed)
+    (folder / part).mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(per_class * len(CLASSES)):
+        number = i % len(CLASSES)
+        image = rng.integers(70, 130, (SIDE, SIDE, 3)).astype(np.uint8)
+        image = cv2.GaussianBlur(image, (0, 0), 3)
+        for x in (8, 72)[: 2 if i % 3 == 0 else 1]:
+            left, top = x + int(rng.integers(12)), int(rng.integers(SIDE - OBJECT))
+            draw_object(image, number, left, top)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i + 1,
+                    "category_id": number + 1,
+                    "bbox": [left, top, OBJECT, OBJECT],
+                    "area": OBJECT * OBJECT,
+                    "iscrowd": 0,
+                }
+            )
+        name = f"{i + 1:06d}.png"
+        cv2.imwrite(str(folder / part / name), image[..., ::-1])
+        images.append({"id": i + 1, "file_name": name, "width": SIDE, "height": SIDE})
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{part}.json").write_text(json.dumps(content))
+
+
+@contextmanager
+def restored_loggers() -> Iterator[None]:
+    """Programs set up loggers for the whole process; other tests need them as they were."""
+    loggers = [logging.getLogger(name) for name in ("spil_d2", "detectron2", "fvcore")]
+    before = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
+    try:
+        yield
+    finally:
+        for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
+            one.setLevel(level)
+            one.propagate, one.handlers = propagate, handlers
+
+
+def load_program(path: Path):
+    """A program of the project as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Sums in one order: killed and undisturbed runs are compared bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def datasets_root(tmp_path_factory) -> Path:
+    """A $DETECTRON2_DATASETS with the registered task `fs_mini`."""
+    root = tmp_path_factory.mktemp("datasets")
+    folder = root / "few_shot" / "mini"
+    write_part(folder, "train", 8, seed=0)
+    write_part(folder, "test", 2, seed=1)
+    write_shot_files(folder / "train.json", folder / "shots", NOVEL, (1, 2), (0, 1))
+    register_few_shot_builtin(root)
+    yield root
+    for name in [one for one in DatasetCatalog.list() if one.startswith(NAME)]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture(scope="package")
+def train_net(datasets_root) -> Callable[..., dict]:
+    """`tools/train_net.py` in this process: (output folder, *arguments) -> its summaries."""
+    tool = load_program(ROOT / "tools" / "train_net.py")
+
+    def run(output: Path, *arguments: str) -> dict:
+        given = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
+        with restored_loggers():
+            return tool.main(default_argument_parser().parse_args(given))
+
+    return run
+
+
+@pytest.fixture(scope="package")
+def base_weights(train_net, tmp_path_factory) -> Path:
+    """What base training leaves."""
+    output = tmp_path_factory.mktemp("base")
+    assert train_net(output, "FEW_SHOT.STEP", "base") == {}
+    return output / "localizer.pth"

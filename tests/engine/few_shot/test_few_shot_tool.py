@@ -1,0 +1,75 @@
+"""tools/few_shot.py runs every row once and puts the results into a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from detectron2.engine import default_argument_parser
+
+from .conftest import INSTANT, ROOT, load_program, restored_loggers
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_program(ROOT / "tools" / "few_shot.py")
+
+
+def facts(*values: float | None) -> dict:
+    metrics = [dict.fromkeys(("nAP", "nAP50", "nAP75"), v) for v in values]
+    return {
+        str(seed): {"metrics": one, "world_size": 1, "batch_size": 4}
+        for seed, one in enumerate(metrics)
+    }
+
+
+def test_the_table_has_means_and_intervals(tool) -> None:
+    table = tool.build_table(
+        {"stages": {"5": facts(10.0, 12.0, 14.0)}, "qe": {"5": facts(9.0), "10": facts(9.0, None)}}
+    )
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    # Student's t for two degrees of freedom is 4.303, and the deviation of the three is 2.
+    half = 4.302653 * 2 / math.sqrt(3)
+    assert lines[2] == ["stages", "5", "3", *[f"12.0 ± {half:.1f}"] * 3, "1 x 4"]
+    assert lines[3] == ["qe", "5", "1", "9.0", "9.0", "9.0", "1 x 4"]
+    assert lines[4] == ["qe", "10", "2", "-", "-", "-", "1 x 4"]
+
+
+def test_what_makes_no_sense_is_refused(tool, capsys) -> None:
+    for arguments, message in (
+        (["--rows", "stages,qee"], "unknown rows qee"),
+        (["--rows", "tfa"], "--tfa-config"),
+        (["--rows", "gamma"], "gamma needs the row qe before it"),
+        (["--rows", "base", "--shots", "one"], "whole numbers"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.parse_arguments(["--config-file", str(INSTANT), *arguments])
+        assert message in capsys.readouterr().err
+
+
+def test_rows_are_runs_that_are_gone_on_with(tool, datasets_root, tmp_path, monkeypatch) -> None:
+    train_net = load_program(ROOT / "tools" / "train_net.py")
+    ran = []
+
+    def run(command: list[str], check: bool) -> None:
+        assert check and command[1].endswith("train_net.py")
+        summaries = train_net.main(default_argument_parser().parse_args(command[2:]))
+        ran.append((Path(command[-1]).relative_to(tmp_path).as_posix(), summaries))
+
+    monkeypatch.setattr(tool, "subprocess", SimpleNamespace(run=run))
+    arguments = ["--config-file", str(INSTANT), "--rows", "base,qe,gamma", "--shots", "1"]
+    arguments += ["--seeds", "1", "OUTPUT_DIR", str(tmp_path), "FEW_SHOT.QE.AFTER_STAGE", "0"]
+    arguments += ["FEW_SHOT.QE.THRESHOLD", "0.02", "FEW_SHOT.QE.TOP_K", "14"]
+    with restored_loggers():
+        results = tool.main(arguments)
+    rows = ["base", "1shot_seed1/base", "1shot_seed1/qe", "1shot_seed1/gamma"]
+    assert [name for name, _ in ran] == rows
+    assert json.loads((tmp_path / "few_shot.json").read_text()) == results
+    assert len((tmp_path / "few_shot.md").read_text().splitlines()) == 5
+    one = results["gamma"]["1"]["1"]
+    assert one["shots_used"] == 2 and one["expansion"] == results["qe"]["1"]["1"]["expansion"] > 0
+    assert results["base"]["1"]["1"]["expansion"] == 0
+    assert not (tmp_path / "1shot_seed1" / "gamma" / "stages").exists()
