@@ -94,8 +94,8 @@ def _add_sampling(cfg: CN) -> None:
     cfg.CST.SAMPLING.THRESHOLD = 0.001
     # "sgs" draws with probability ~ ((s + 1) / 2) ** POWER; 1 is the paper.
     cfg.CST.SAMPLING.POWER = 1.0
-    # Part of the seeds that a round trains both models on: those whose first SEED_TOP_K regions look
-    # most like them. A seed on background finds nothing that does. 1 (the paper): all.
+    # Part of the seeds that a round trains both models on: those whose first SEED_TOP_K regions
+    # look most like them. A seed on background finds nothing that does. 1 (the paper): all.
     cfg.CST.SAMPLING.SEED_FRACTION = 1.0
     cfg.CST.SAMPLING.SEED_TOP_K = 3
     # Only the best region of an image is drawn.

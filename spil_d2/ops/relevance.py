@@ -8,6 +8,7 @@ Shape shorthand: P peaks, C channels, (H, W) a feature map, (h, w) the response 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,19 +78,20 @@ class _RelevanceConv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
-        shifted, positive, inverse = _image_terms(ctx)
-        back = _transposed(relevance * inverse, positive, shifted.shape, ctx.geometry)
+        shifted, positive, normalizer = _image_terms(ctx)
+        back = _transposed(relevance / normalizer, positive, shifted.shape, ctx.geometry)
         return shifted * back, None, None, None, None, None, None
 
 
 def _image_terms(node: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """U' (N, C, H, W), W+, and 1 / Z with 0 where Z is too small."""
+    """U' (N, C, H, W), W+, and Z with infinity where it is too small to divide by."""
     input, weight = node.saved_tensors
-    shifted = input - input.amin(dim=(1, 2, 3), keepdim=True)
+    least = input.amin(dim=(1, 2, 3), keepdim=True)
+    # Of what a rectifier returns, the least is nearly always 0.
+    shifted = input - least if least.any() else input
     positive = weight.clamp(min=0)
     normalizer = F.conv2d(shifted, positive, None, *node.geometry)
-    inverse = torch.where(normalizer < _MIN_NORMALIZER, 0.0, normalizer.reciprocal())
-    return shifted, positive, inverse
+    return shifted, positive, F.threshold_(normalizer, _MIN_NORMALIZER, math.inf)
 
 
 def _transposed(
@@ -240,8 +242,8 @@ def _step(node: Any, flow: _Flow, inputs: Sequence[int]) -> list[_Flow]:
     """The relevance of those inputs of the step whose numbers `inputs` holds."""
     name, dtype = node.name(), flow.maps.dtype
     if name.startswith("_RelevanceConv2d"):
-        shifted, positive, inverse = _image_terms(node)
-        maps = _Flow(flow.maps, flow.scale * inverse).product()
+        shifted, positive, normalizer = _image_terms(node)
+        maps = _Flow(flow.maps, flow.scale / normalizer).product()
         back = _transposed(maps, positive.to(dtype), shifted.shape, node.geometry)
         return [_Flow(back, shifted)]
     if name in _DIAGONAL:
@@ -250,12 +252,22 @@ def _step(node: Any, flow: _Flow, inputs: Sequence[int]) -> list[_Flow]:
         return [flow for _ in inputs]
     if name in _CROPPING:
         scale = flow.scale.expand(1, *flow.maps.shape[1:])
+        if name == "ConstantPadNdBackward0" and min(node._saved_pad) >= 0:
+            return [_Flow(_unpadded(flow.maps, node._saved_pad), _unpadded(scale, node._saved_pad))]
         parts = zip(_call(node, flow.maps), _call(node, scale))
         return [_Flow(*pair) for index, pair in enumerate(parts) if index in inputs]
     backs = torch.func.vmap(lambda one: [_call(node, one)[index] for index in inputs])(
         flow.product().to(flow.scale.dtype).unsqueeze(1)
     )
     return [_Flow(one.squeeze(1).to(dtype), one.new_ones((1,) * (one.ndim - 1))) for one in backs]
+
+
+def _unpadded(maps: Tensor, pads: Sequence[int]) -> Tensor:
+    """A view without the borders of these widths: left, right, top, bottom, ..."""
+    for place in range(len(pads) // 2):
+        low, high = pads[2 * place], pads[2 * place + 1]
+        maps = maps.narrow(-1 - place, low, maps.shape[-1 - place] - low - high)
+    return maps
 
 
 def _call(node: Any, gradient: Tensor) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""`tools/benchmark.py multi_query`: both ways find the same, and the result says how fast."""
+"""`tools/benchmark.py`: the table, the JSON file, and both ways finding the same."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 
 from .conftest import load_tool, restored_loggers
 
-SMALL = ["--opts", "MODEL.EFFICIENTNET.VARIANT", "lite0", "MODEL.BF16", "off"]
-SMALL += ["INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "128", "MODEL.QUERY.CROP_SIZE", "64"]
+KEYS = {"ratio", "reference_seconds", "our_seconds", "max_abs_diff", "device"}
 
 
 @pytest.mark.parametrize("preset", ["Base-SPIL-tiny.yaml", "Base-CST-tiny.yaml"])
-def test_multi_query_compares_speed_and_boxes(preset: str, tmp_path) -> None:
+def test_multi_query_compares_speed_and_boxes(preset: str, tmp_path, capsys) -> None:
     output = tmp_path / "out.json"
-    arguments = ["multi_query", "--output", str(output), "--queries", "3", "--repeats", "2"]
+    arguments = ["multi_query", "--size", "small", "--output", str(output), "--queries", "3"]
     with restored_loggers():
-        result = load_tool("benchmark").main([*arguments, "--preset", preset, *SMALL])
+        result = load_tool("benchmark").main([*arguments, "--repeats", "1", "--preset", preset])
     assert json.loads(output.read_text()) == result
-    assert result["device"] == "cpu" and result["num_queries"] == 3
-    (measured,) = result["presets"].values()
-    assert measured["ratio"] == pytest.approx(measured["separate_s"] / measured["batched_s"])
-    assert measured["same_counts"] and measured["num_boxes"] >= 3
-    assert measured["max_box_difference"] < 0.01
-    assert measured["max_probability_difference"] < 1e-4
+    assert result["benchmark"] == "multi_query" and result["device"] == "cpu"
+    (row,) = result["rows"]
+    assert KEYS < set(row) and {key: row[key] for key in KEYS} == {key: result[key] for key in KEYS}
+    assert row["ratio"] == pytest.approx(row["reference_seconds"] / row["our_seconds"])
+    assert row["num_queries"] == 3 and row["same_counts"] and row["num_boxes"] >= 3
+    assert row["max_abs_diff"] < 0.01 and row["max_probability_diff"] < 1e-4
+    assert preset.removesuffix(".yaml") in capsys.readouterr().out
 
 
 def test_unknown_presets_and_benchmarks_are_named(capsys) -> None:

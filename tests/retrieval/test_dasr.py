@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from spil_d2.backbones import EfficientNetLite
 from spil_d2.retrieval import DASR, Grid, SearchEngine, build_index, embed_queries, search
+from spil_d2.retrieval.engines import DASRFast
 from spil_d2.structures import Query, Reference
 
 SIZE = (160, 224)  # height, width
@@ -18,7 +19,8 @@ _COLOURS = [(220, 40, 30), (30, 60, 210), (240, 220, 40), (250, 250, 250), (20, 
 
 @pytest.fixture(scope="module")
 def dasr() -> DASR:
-    backbone = EfficientNetLite(variant="lite0", out_features=("c2", "c5", "head"))
+    features = ("stem", "c2", "c3", "c5", "head")
+    backbone = EfficientNetLite(variant="lite0", out_features=features)
     return DASR(
         backbone=backbone, response_layer="head", descriptor_layers=["head"], longer_side=448
     )
@@ -69,6 +71,31 @@ def test_finds_a_planted_object(dasr: DASR, stop_at: str, least: float) -> None:
     assert ious.max() > least
     assert (regions.boxes[:, 2:] <= np.array(SIZE[::-1])).all() and (regions.boxes >= 0).all()
     np.testing.assert_allclose(np.linalg.norm(regions.embeddings, axis=1), 1, rtol=1e-4)
+
+
+def test_detail_of_the_stem_brings_boxes_near_those_of_the_pixels(dasr: DASR) -> None:
+    settings = {"backbone": dasr.backbone, "response_layer": "head", "descriptor_layers": ["head"]}
+    coarse = DASR(**settings, longer_side=448, stop_at="c3")
+    fast = DASRFast(**settings, longer_side=448, stop_at="c3", detail_layer=DASRFast.DETAIL_LAYER)
+    ious = []
+    for seed, box in ((3, (60, 40, 140, 120)), (4, (20, 30, 90, 100))):
+        found = dasr.respond(plant(seed, box))
+        exact = dasr.trace(found)
+        pairs = [box_iou(exact, engine.trace(found)).diagonal() for engine in (coarse, fast)]
+        ious.append(torch.stack(pairs, dim=1))
+    coarse_iou, fast_iou = torch.cat(ious).mean(dim=0).tolist()
+    assert fast_iou > 0.8
+    assert fast_iou > coarse_iou
+
+
+def test_detail_is_for_relevance_that_stops_early(dasr: DASR) -> None:
+    with pytest.raises(ValueError, match="stops early"):
+        DASRFast(
+            backbone=dasr.backbone,
+            response_layer="head",
+            descriptor_layers=["head"],
+            detail_layer="stem",
+        )
 
 
 @pytest.mark.parametrize("name", ["dasr", "grid"])

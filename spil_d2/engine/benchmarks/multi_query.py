@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import statistics
-import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,75 +16,64 @@ from ... import config
 from ...data.crops import build_query_geometry
 from ...modeling import QueryRCNN
 from ..presets import resolve_config
+from .comparison import compare
 from .settings import BenchmarkSettings
 
-logger = logging.getLogger(__name__)
-
 _GALLERY_ASPECT = 3 / 4
+_SMALL = [
+    *("MODEL.EFFICIENTNET.VARIANT", "lite0", "MODEL.BF16", "off"),
+    *("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 128, "MODEL.QUERY.CROP_SIZE", 64),
+]
 
 
-def multi_query(settings: BenchmarkSettings) -> dict:
-    """The ratio of the two ways, and whether they find the same boxes, for each preset.
+def multi_query(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+    """Q queries on one picture that is encoded once, and the heads batched; against Q full passes.
 
-    Both ways run on the same generated picture and queries, in turn within one process. Queries
-    are encoded once for both: a search keeps their kernels. Weights are MODEL.WEIGHTS of
+    Queries are encoded once for both: a search keeps their kernels. Weights are MODEL.WEIGHTS of
     `settings.options`, else random.
 
     Returns:
-        {"device", "num_queries", "presets": name -> result of `compare`}.
+        A row for each preset of `settings.config_files`. Its "max_abs_diff" is of boxes of the
+        same query and rank, in pixels; "max_probability_diff" likewise. "same_counts" says whether
+        both ways find as many boxes of each query, "num_boxes" how many all together.
     """
-    results = {}
-    for path in settings.config_files:
-        cfg = config.get_cfg()
-        cfg.merge_from_file(str(path))
-        cfg.MODEL.WEIGHTS = ""
-        cfg.merge_from_list(["MODEL.DEVICE", settings.device, *settings.options])
-        resolve_config(cfg)
-        torch.manual_seed(0)
-        model = build_model(cfg).eval()
-        if cfg.MODEL.WEIGHTS:
-            DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        results[path.stem] = compare(model, *_inputs(cfg, settings.num_queries), settings.repeats)
-        logger.info("%s: %s", path.stem, results[path.stem])
-    return {"device": settings.device, "num_queries": settings.num_queries, "presets": results}
+    return [_measure(path, settings) for path in settings.config_files]
 
 
-def compare(
-    model: QueryRCNN, image: Tensor, crops: list[Tensor], boxes: Tensor, repeats: int
-) -> dict[str, Any]:
-    """Measure one model.
-
-    Args:
-        model: in evaluation mode.
-        image: (3, H, W) the gallery image.
-        crops, boxes: of Q queries, as `QueryRCNN.encode_query` takes them.
-        repeats: of each way; the medians count.
-
-    Returns:
-        {"batched_s", "separate_s": seconds for all queries; "ratio": of these;
-        "num_boxes": of the batched way; "same_counts": whether both find as many of each query;
-        "max_box_difference" in pixels and "max_probability_difference" between the ways}.
-    """
+def _measure(path: Path, settings: BenchmarkSettings) -> dict[str, Any]:
+    cfg = config.get_cfg()
+    cfg.merge_from_file(str(path))
+    cfg.MODEL.WEIGHTS = ""
+    small = _SMALL if settings.is_small else []
+    cfg.merge_from_list([*small, "MODEL.DEVICE", settings.device, *settings.options])
+    resolve_config(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    assert isinstance(model, QueryRCNN)
+    if cfg.MODEL.WEIGHTS:
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    image, crops, boxes = _inputs(cfg, settings.num_queries)
     with torch.no_grad():
         # One by one: whole pictures of a batch are padded to the largest.
         kernels = torch.cat([model.encode_query([c], b[None]) for c, b in zip(crops, boxes)])
         images = model.preprocess([image])
-        ways: list[Callable[[], list[Instances]]] = [
-            lambda: _batched(model, images, kernels),
+        measured = compare(
+            path.stem,
             lambda: _separate(model, images, kernels),
-        ]
-        batched, separate = (way() for way in ways)
-        times: list[list[float]] = [[], []]
-        for _ in range(repeats):
-            for way, taken in zip(ways, times):
-                taken.append(_seconds(way, model.device))
-    medians = [statistics.median(taken) for taken in times]
+            lambda: _batched(model, images, kernels),
+            _box_difference,
+            settings,
+        )
+    separate, batched = measured.reference, measured.ours
     return {
-        "batched_s": medians[0],
-        "separate_s": medians[1],
-        "ratio": medians[1] / medians[0],
-        "num_boxes": sum(len(one) for one in batched),
-        **_differences(batched, separate),
+        **measured.row,
+        "num_queries": settings.num_queries,
+        "bf16": cfg.MODEL.BF16,
+        "num_boxes": sum(map(len, batched)),
+        "same_counts": [len(one) for one in separate] == [len(one) for one in batched],
+        "max_probability_diff": _largest(
+            [(one.scores, other.scores) for one, other in zip(separate, batched)]
+        ),
     }
 
 
@@ -100,31 +86,19 @@ def _separate(model: QueryRCNN, images: ImageList, kernels: Tensor) -> list[Inst
     return [_batched(model, images, one[None])[0] for one in kernels]
 
 
-def _seconds(way: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    way()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def _box_difference(separate: list[Instances], batched: list[Instances]) -> float:
+    pairs = zip(separate, batched, strict=True)
+    return _largest([(one.pred_boxes.tensor, other.pred_boxes.tensor) for one, other in pairs])
 
 
-def _differences(first: list[Instances], second: list[Instances]) -> dict[str, Any]:
-    """Of boxes and probabilities of the same rank, as many as both ways have."""
-    boxes = probabilities = 0.0
-    for one, other in zip(first, second, strict=True):
+def _largest(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """The largest difference of rows of the same rank, as many as both of a pair have."""
+    largest = 0.0
+    for one, other in pairs:
         count = min(len(one), len(other))
         if count:
-            moved = one.pred_boxes.tensor[:count] - other.pred_boxes.tensor[:count]
-            boxes = max(boxes, float(moved.abs().max()))
-            changed = one.scores[:count] - other.scores[:count]
-            probabilities = max(probabilities, float(changed.abs().max()))
-    return {
-        "same_counts": all(len(one) == len(other) for one, other in zip(first, second)),
-        "max_box_difference": boxes,
-        "max_probability_difference": probabilities,
-    }
+            largest = max(largest, float((one[:count] - other[:count]).abs().max()))
+    return largest
 
 
 def _inputs(cfg, num_queries: int) -> tuple[Tensor, list[Tensor], Tensor]:

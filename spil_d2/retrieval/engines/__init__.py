@@ -2,7 +2,7 @@ from .base import SEARCH_ENGINE_REGISTRY, LocalizingEngine, Regions, SearchEngin
 from .building import build_search_engine
 from .cam import CAM
 from .crow import CroW
-from .dasr import DASR
+from .dasr import DASR, DASRFast
 from .detector import Detector
 from .global_pool import GlobalPool
 from .grid import Grid
@@ -13,6 +13,7 @@ __all__ = [
     "CAM",
     "CroW",
     "DASR",
+    "DASRFast",
     "Detector",
     "GlobalPool",
     "Grid",
