@@ -28,9 +28,9 @@ def resolve_config(cfg) -> None:
         )
     if cfg.MODEL.WEIGHTS == RESNET_URL:
         cfg.MODEL.WEIGHTS = resolve_weights("", shared_name=RESNET_SHARED, url=RESNET_URL)
-        is_c4 = cfg.MODEL.ROI_HEADS.NAME == "QueryRes5ROIHeads"
+        uses_res5 = cfg.MODEL.ROI_HEADS.NAME == "QueryRes5ROIHeads" or cfg.MODEL.FSOD.RES5
         has_res5 = not cfg.MODEL.WEIGHTS.endswith(RESNET_SHARED)
-        if is_c4 and not has_res5 and cfg.MODEL.RESNETS.RES5_NORM == "auto":
+        if uses_res5 and not has_res5 and cfg.MODEL.RESNETS.RES5_NORM == "auto":
             # Frozen statistics around random convolutions would blow up.
             cfg.MODEL.RESNETS.RES5_NORM = "GN"
             logger.warning(
