@@ -91,7 +91,7 @@ def _image_terms(node: Any) -> tuple[Tensor, Tensor, Tensor]:
     shifted = input - least if least.any() else input
     positive = weight.clamp(min=0)
     normalizer = F.conv2d(shifted, positive, None, *node.geometry)
-    return shifted, positive, F.threshold_(normalizer, _MIN_NORMALIZER, math.inf)
+    return shifted, positive, torch.threshold_(normalizer, _MIN_NORMALIZER, math.inf)
 
 
 def _transposed(

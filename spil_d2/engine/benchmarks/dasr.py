@@ -72,9 +72,10 @@ def _measure(
     settings: BenchmarkSettings,
 ) -> list[dict[str, Any]]:
     pictures = [read_rgb(one) for one in timed]
+    found = [full.respond(picture) for picture in pictures]
     forward = Stopwatch(torch.device(settings.device))
     for _ in range(settings.repeats):
-        found = forward.time(lambda: [full.respond(picture) for picture in pictures])
+        forward.time(lambda: [full.respond(picture) for picture in pictures])
     forward_seconds = median(forward.counted)
     naive = [_naive_response(full, one) for one in found]
     rows = []
