@@ -81,7 +81,7 @@ def _measure(
     rows = []
     for engine in (full, fast):
         measured = compare(
-            f"{name}, relevance to the {engine.stop_at}",
+            f"{name}, relevance to {'the pixels' if engine is full else engine.stop_at}",
             lambda: torch.cat([_one_by_one(full, one) for one in naive]),
             lambda engine=engine: torch.cat([engine.trace(one) for one in found]),
             lambda one, other: float((one - other).abs().max()),
