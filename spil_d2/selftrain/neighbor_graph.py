@@ -69,7 +69,7 @@ def _approximate(
     num_lists = int(4 * count**0.5)
     quantizer = faiss.IndexFlatIP(dimension)
     index = faiss.IndexIVFFlat(quantizer, dimension, num_lists, faiss.METRIC_INNER_PRODUCT)
-    # Half of the default's operations were the training; more of it finds no more neighbours.
+    # The defaults train four times as long, and no more neighbours are found.
     index.cp.niter, index.cp.max_points_per_centroid = 10, 64
     index.train(embeddings)
     index.add(embeddings)
