@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 
 from spil_d2.data.datasets.instance_search import register_instance_search
 from spil_d2.data.datasets.synthetic import build_demo_gallery
 
-ROOT = Path(__file__).parents[2]
+from ..programs import ROOT, trainer_of
+
 INSTANT = ROOT / "configs" / "quick_schedules" / "spil_tiny_instant_test.yaml"
-
-
-@contextlib.contextmanager
-def restored_loggers() -> Iterator[None]:
-    """Programs set up loggers for the whole process; other tests need them as they were."""
-    loggers = [logging.getLogger(name) for name in ("spil_d2", "detectron2", "fvcore")]
-    before = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
-    try:
-        yield
-    finally:
-        for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
-            one.setLevel(level)
-            one.propagate, one.handlers = propagate, handlers
-
-
-def load_tool(name: str) -> ModuleType:
-    """A program of `tools/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,14 +45,7 @@ def datasets_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def train_net(datasets_root) -> Callable[..., dict]:
     """`tools/train_net.py` in this process: (output folder, *arguments) -> its summaries."""
-    tool = load_tool("train_net")
-
-    def run(output: Path, *arguments: str) -> dict:
-        given = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
-        with restored_loggers():
-            return tool.main(default_argument_parser().parse_args(given))
-
-    return run
+    return trainer_of(INSTANT)
 
 
 @pytest.fixture(scope="session")

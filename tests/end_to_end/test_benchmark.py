@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .conftest import load_tool, restored_loggers
+from ..programs import load_tool, restored_loggers
 
 KEYS = {"ratio", "reference_seconds", "our_seconds", "max_abs_diff", "device"}
 

@@ -22,7 +22,7 @@ from spil_d2.engine.presets import resolve_config
 from spil_d2.engine.ranker_inference import EmbedderSettings, RegionEmbedder
 from spil_d2.engine.ranker_trainer import load_ranker
 
-from .conftest import ROOT, load_tool, restored_loggers
+from ..programs import ROOT, load_tool, restored_loggers
 
 INSTANT = ROOT / "configs" / "quick_schedules" / "cst_tiny_instant_test.yaml"
 OPTS = (

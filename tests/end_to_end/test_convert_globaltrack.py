@@ -19,7 +19,7 @@ from spil_d2.engine.globaltrack_weights import (
     read_checkpoint,
 )
 
-from .conftest import ROOT, load_tool
+from ..programs import ROOT, load_tool
 
 CONFIG = ROOT / "configs" / "Base-CST.yaml"
 WIDTH, FC = 8, 12

@@ -14,7 +14,7 @@ from spil_d2.engine.cycle_evaluation import TABLE_COLUMNS
 from spil_d2.selftrain.seeds import QuerySeeds
 from spil_d2.structures import ClusterAssignment, RegionLists, SamplePool
 
-from .conftest import ROOT, load_tool, restored_loggers
+from ..programs import ROOT, load_tool, restored_loggers
 
 INSTANT = ROOT / "configs" / "quick_schedules" / "cst_tiny_instant_test.yaml"
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from .conftest import INSTANT, load_tool, restored_loggers
+from ..programs import load_tool, restored_loggers
+from .conftest import INSTANT
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import load_tool, restored_loggers
+from ..programs import load_tool, restored_loggers
 
 GALLERY = """\
 0 10 20 30 40 c1s1_01

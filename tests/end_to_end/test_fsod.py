@@ -11,7 +11,8 @@ import yaml
 
 from spil_d2 import get_cfg
 
-from .conftest import INSTANT, ROOT, load_tool
+from ..programs import ROOT, load_tool
+from .conftest import INSTANT
 
 SPIL = ROOT / "configs" / "SPIL"
 

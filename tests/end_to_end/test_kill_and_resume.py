@@ -19,7 +19,8 @@ import torch
 from spil_d2.engine.trainer import SpilTrainer
 from spil_d2.structures import RankLists, SamplePool
 
-from .conftest import INSTANT, ROOT
+from ..programs import ROOT
+from .conftest import INSTANT
 
 # Imports once, then a fork for each line of its input runs tools/train_net.py and may be killed:
 # starting Python and torch anew each time would be most of the test.

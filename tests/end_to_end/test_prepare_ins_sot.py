@@ -16,7 +16,7 @@ from spil_d2.data.datasets.fields import DatasetError
 from spil_d2.data.datasets.ins_sot import FrameFilter, Recipe, find_tracks
 from spil_d2.data.datasets.instance_search import check_dataset, load_gallery, load_queries
 
-from .conftest import ROOT
+from ..programs import ROOT
 
 SIZE = (200, 100)
 

@@ -13,7 +13,8 @@ import yaml
 
 from spil_d2.structures import SamplePool
 
-from .conftest import INSTANT, ROOT, load_tool, restored_loggers
+from ..programs import ROOT, load_tool, restored_loggers
+from .conftest import INSTANT
 
 
 def test_results_are_drawn_a_row_for_each_query(undisturbed, datasets_root, tmp_path) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from detectron2.engine import default_argument_parser
 
-from .conftest import ROOT, load_tool, restored_loggers
+from ..programs import ROOT, trainer_of
 
 INSTANT = ROOT / "configs" / "quick_schedules" / "ranker_tiny_instant_test.yaml"
 
@@ -17,14 +16,7 @@ INSTANT = ROOT / "configs" / "quick_schedules" / "ranker_tiny_instant_test.yaml"
 @pytest.fixture(scope="module")
 def train_ranker(datasets_root) -> Callable[..., dict]:
     """(output folder, *arguments) -> the summaries of the tool."""
-    tool = load_tool("train_net")
-
-    def run(output: Path, *arguments: str) -> dict:
-        given = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
-        with restored_loggers():
-            return tool.main(default_argument_parser().parse_args(given))
-
-    return run
+    return trainer_of(INSTANT)
 
 
 @pytest.fixture(scope="module")

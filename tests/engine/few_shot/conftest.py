@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 
 from spil_d2.data.datasets.few_shot_builtin import register_few_shot_builtin
 from spil_d2.data.datasets.few_shot_prepare import write_shot_files
 
-ROOT = Path(__file__).parents[3]
+from ...programs import ROOT, trainer_of
+
 INSTANT = ROOT / "configs/quick_schedules/few_shot_tiny_instant_test.yaml"
 NAME = "fs_mini"
 CLASSES = ("red disc", "green square", "blue ring", "yellow cross", "white bar")
@@ -74,28 +71,6 @@ def write_part(folder: Path, part: str, per_class: int, seed: int) -> None:
     (folder / f"{part}.json").write_text(json.dumps(content))
 
 
-@contextmanager
-def restored_loggers() -> Iterator[None]:
-    """Programs set up loggers for the whole process; other tests need them as they were."""
-    loggers = [logging.getLogger(name) for name in ("spil_d2", "detectron2", "fvcore")]
-    before = [(one.level, one.propagate, one.handlers[:]) for one in loggers]
-    try:
-        yield
-    finally:
-        for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
-            one.setLevel(level)
-            one.propagate, one.handlers = propagate, handlers
-
-
-def load_program(path: Path):
-    """A program of the project as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="package", autouse=True)
 def one_thread():
     """Sums in one order: killed and undisturbed runs are compared bit by bit."""
@@ -123,14 +98,7 @@ def datasets_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="package")
 def train_net(datasets_root) -> Callable[..., dict]:
     """`tools/train_net.py` in this process: (output folder, *arguments) -> its summaries."""
-    tool = load_program(ROOT / "tools" / "train_net.py")
-
-    def run(output: Path, *arguments: str) -> dict:
-        given = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
-        with restored_loggers():
-            return tool.main(default_argument_parser().parse_args(given))
-
-    return run
+    return trainer_of(INSTANT)
 
 
 @pytest.fixture(scope="package")

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from detectron2.engine import default_argument_parser
 
-from .conftest import INSTANT, ROOT, load_program, restored_loggers
+from ...programs import ROOT, load_program, restored_loggers
+from .conftest import INSTANT
 
 
 @pytest.fixture(scope="module")

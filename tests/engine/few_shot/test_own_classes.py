@@ -20,7 +20,8 @@ from spil_d2.engine.few_shot import own_classes
 from spil_d2.engine.few_shot.own_shots import load_task, publish_task, read_shots
 from spil_d2.utils.artifacts import read_manifest
 
-from .conftest import INSTANT, NOVEL, ROOT, SIDE, draw_object, load_program, restored_loggers
+from ...programs import ROOT, load_program, restored_loggers
+from .conftest import INSTANT, NOVEL, SIDE, draw_object
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from spil_d2.engine.few_shot.tfa import (
     transfer_weights,
 )
 
-from .conftest import INSTANT, NAME, restored_loggers
+from ...programs import restored_loggers
+from .conftest import INSTANT, NAME
 
 PREDICTOR = "roi_heads.box_predictor."
 TFA = (
