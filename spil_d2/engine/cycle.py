@@ -51,6 +51,7 @@ from .ranker_trainer import load_ranker, train_ranker
 from .region_search import best_boxes, localize_queries, rank_regions
 from .search_stage import search_dataset
 from .seed_stage import make_seeds
+from .training_run import kept_keys
 
 logger = logging.getLogger(__name__)
 
@@ -322,10 +323,8 @@ def _fingerprint(cfg, configs: CycleConfigs, data: CycleData) -> str:
     for name, one in (("cycle", cfg), ("ranker", configs.ranker_round)):
         one = one.clone()
         one.defrost()
-        one.MODEL.DEVICE = one.MODEL.BF16 = ""
-        one.SOLVER.CHECKPOINT_PERIOD = one.SPIL.LOG_PERIOD = one.SEARCH.NUM_WORKERS = 0
         one.CST.ROUNDS = 0
-        keys[name] = [one.SEED, *(one[key].dump() for key in (*_KEYS, "CST"))]
+        keys[name] = kept_keys(one, (*_KEYS, "CST"))
     images = [sorted(int(one["image_id"]) for one in some) for some in (data.unlabeled, data.test)]
     return fingerprint({"keys": keys, "images": images})
 

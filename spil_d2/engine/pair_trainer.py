@@ -22,7 +22,7 @@ from ..utils.artifacts import fingerprint
 from .checkpoint import save_weights
 from .localizer import Localizer, LocalizerSettings
 from .training import LocalizerTrainer, build_pair_mapper
-from .training_run import begin_run
+from .training_run import begin_run, kept_keys
 
 logger = logging.getLogger(__name__)
 
@@ -157,10 +157,6 @@ def load_localizer(cfg, weights: str | Path) -> QueryRCNN:
 
 def _fingerprint(cfg, pool: SamplePool, sampler: PairSource) -> str:
     """Of all that the weights depend on; places, device and workers are not among it."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = 0
     drawn = np.random.default_rng(0)
     return fingerprint(
         {
@@ -170,8 +166,7 @@ def _fingerprint(cfg, pool: SamplePool, sampler: PairSource) -> str:
             ],
             # Stands for the sampler's strategy and similarities.
             "pairs": [asdict(sampler.draw(query_id, drawn)) for query_id in sampler.query_ids],
-            "seed": cfg.SEED,
-            "keys": {name: cfg.get(name).dump() for name in _KEYS},
+            **kept_keys(cfg, _KEYS),
         }
     )
 

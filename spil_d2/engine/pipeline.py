@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 NUM_REPORT_QUERIES = 8
 SUMMARY = "summary.json"
+FINAL_WEIGHTS = "model_final.pth"
+"""What Detectron2's trainer leaves in OUTPUT_DIR after the last iteration."""
 
 
 def train(cfg, resume: bool) -> dict:

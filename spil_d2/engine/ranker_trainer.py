@@ -36,7 +36,7 @@ from ..utils.artifacts import fingerprint, write_json_atomic
 from .checkpoint import AtomicPathManager
 from .ranker_inference import EmbedderSettings, RegionEmbedder, evaluate_ranker, train_split
 from .training import StreamTrainer, build_optimizer
-from .training_run import begin_run
+from .training_run import begin_run, kept_keys
 
 logger = logging.getLogger(__name__)
 
@@ -296,16 +296,11 @@ def _save(model: Ranker, path: Path) -> None:
 
 def _run_fingerprint(cfg, regions: Sequence[Region], labels: np.ndarray) -> str:
     """Of all that the weights depend on; places, device and workers are not among it."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.RANKER.LOG_PERIOD = 0
     return fingerprint(
         {
             "regions": [[Path(one.file_name).name, *map(float, one.box)] for one in regions],
             "labels": labels.tolist(),
-            "seed": cfg.SEED,
-            "keys": {name: cfg.get(name).dump() for name in ("INPUT", "MODEL", "SOLVER", "RANKER")},
+            **kept_keys(cfg, ("INPUT", "MODEL", "SOLVER", "RANKER")),
         }
     )
 

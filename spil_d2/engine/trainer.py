@@ -35,6 +35,7 @@ from .search_stage import search_dataset
 from .self_training import SelfTraining
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
 from .training import LocalizerTrainer, SeedHook, build_pair_mapper
+from .training_run import kept_keys
 
 logger = logging.getLogger(__name__)
 
@@ -238,16 +239,11 @@ def stage_fingerprint(cfg) -> str:
     cfg.defrost()
     for key in RESULT_KEYS:
         del cfg.SEARCH[key]
-    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.SEARCH.NUM_WORKERS = 0
+    names = ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "COATTENTION")
     return fingerprint(
         {
             "train": list(cfg.DATASETS.TRAIN),
-            "seed": cfg.SEED,
-            "keys": {
-                name: cfg.get(name).dump()
-                for name in ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "COATTENTION")
-            },
+            **kept_keys(cfg, names),
             "few_shot": {name: cfg.FEW_SHOT[name].dump() for name in STAGE_NODES},
             "detections": cfg.TEST.DETECTIONS_PER_IMAGE
             if cfg.FEW_SHOT.IGNORE_OTHERS.ENABLED

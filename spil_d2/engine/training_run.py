@@ -1,15 +1,37 @@
-"""A training that is one step of something larger: begun, gone on with, or found finished."""
+"""What a training depends on; one that is a step of something larger: begun, resumed, finished."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils import comm
 
-from ..utils.artifacts import write_json_atomic
+from ..utils.artifacts import file_sha256, write_json_atomic
 
 _NOTE = "run.json"
+
+
+def kept_keys(cfg, names: Sequence[str]) -> dict:
+    """What of a configuration a training's result depends on, for a fingerprint.
+
+    Device, precision, workers and periods are not among it. MODEL.WEIGHTS counts by the content of
+    the file, wherever that lies; what is to be downloaded is left out.
+
+    Args:
+        cfg: any configuration of the project.
+        names: its nodes that count.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    weights = Path(cfg.MODEL.WEIGHTS)
+    content = file_sha256(weights) if weights.is_file() else ""
+    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.RANKER.LOG_PERIOD = 0
+    cfg.SEARCH.NUM_WORKERS = 0
+    keys = {name: cfg.get(name).dump() for name in names}
+    return {"seed": cfg.SEED, "weights": content, "keys": keys}
 
 
 def begin_run(output: Path, made_of: str, result: str, resume: bool) -> bool:

@@ -17,8 +17,9 @@ from detectron2.utils import comm
 from ...evaluation.few_shot import FewShotCOCOEvaluator
 from ...modeling import QueryRCNN
 from ...structures import Query
-from ...utils.artifacts import fingerprint, write_json_atomic
+from ...utils.artifacts import file_sha256, fingerprint, write_json_atomic
 from ..localizer import LocalizerSettings
+from ..training_run import kept_keys
 from .detection import build_detector, build_test_loader, resolve_gamma, task_shots
 from .export import export_detector
 from .kernels import ClassKernels, class_kernels
@@ -148,18 +149,5 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 def result_key(cfg, weights: str | Path) -> str:
     """Fingerprint of all that detections depend on: keys, and the file of the weights."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.SEARCH.NUM_WORKERS = 0
-    status = Path(weights).stat()
-    return fingerprint(
-        {
-            "weights": [status.st_size, status.st_mtime_ns],
-            "seed": cfg.SEED,
-            "keys": {
-                name: cfg.get(name).dump()
-                for name in ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "FEW_SHOT", "TEST")
-            },
-        }
-    )
+    names = ("INPUT", "MODEL", "SOLVER", "SPIL", "SEARCH", "FEW_SHOT", "TEST")
+    return fingerprint([file_sha256(Path(weights)), kept_keys(cfg, names)])

@@ -19,21 +19,18 @@ from detectron2.utils.visualizer import Visualizer
 from ...config import get_cfg
 from ...data.datasets.instance_search import EVALUATOR_TYPE
 from ...modeling import ClassRCNN
-from ...structures import SamplePool
 from ...utils.artifacts import fingerprint, is_published, lock_output_dir
 from ..index_config import config_folder, default_device
 from ..list_expansion import read_instances
 from ..localizer import LocalizerSettings
 from ..pair_trainer import load_localizer
-from ..pipeline import train
+from ..pipeline import FINAL_WEIGHTS, train
 from ..presets import resolve_config
-from ..search_stage import search_dataset
-from ..self_training import POOL
 from .detection import build_detector, build_test_loader, detect_classes
 from .export import export_detector
 from .kernels import class_kernels
 from .own_shots import OwnShot, OwnTask, load_task, publish_task, read_shots
-from .pictures import draw_rank_lists
+from .pictures import draw_labels
 from .task import with_keys
 
 logger = logging.getLogger(__name__)
@@ -41,7 +38,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = "FewShot/Base-FewShot-tiny.yaml"
 MIN_ITERATIONS = 10
 _NUM_PICTURES = 10
-_FINAL_WEIGHTS = "model_final.pth"
 
 
 @dataclass(frozen=True)
@@ -204,11 +200,13 @@ def _train(
     try:
         train(cfg, resume=True)
         if images_out is not None:
-            _draw_labels(cfg, task, name, Path(images_out) / "rank_lists")
+            folder = Path(images_out) / "rank_lists"
+            names = dict(enumerate(task.classes))
+            draw_labels(cfg, name, task.gallery, task.queries, names, folder, _NUM_PICTURES)
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    model = load_localizer(cfg, run / _FINAL_WEIGHTS)
+    model = load_localizer(cfg, run / FINAL_WEIGHTS)
     extra = read_instances(run, task.gallery, task.queries) if cfg.FEW_SHOT.QE.ENABLED else ()
     # γ needs base classes to be chosen on, which a user's folder does not have.
     gamma = max(cfg.FEW_SHOT.GAMMA, 0.0)
@@ -216,12 +214,3 @@ def _train(
     kernels = class_kernels(model, settings, task.queries, extra, with_descriptors=gamma > 0)
     ids = {place: place for place in range(len(task.classes))}
     return build_detector(cfg, model, kernels, ids, gamma), cfg
-
-
-def _draw_labels(cfg, task: OwnTask, name: str, folder: Path) -> None:
-    pool = SamplePool.load(
-        Path(cfg.OUTPUT_DIR) / "stages" / f"{cfg.SPIL.NUM_STAGES - 1:02d}" / POOL
-    )
-    lists = search_dataset(cfg, name, task.gallery, task.queries, cfg.OUTPUT_DIR)
-    names = dict(enumerate(task.classes))
-    draw_rank_lists(pool, lists, task.gallery, task.queries, names, folder, _NUM_PICTURES)

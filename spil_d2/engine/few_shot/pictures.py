@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
+from detectron2.utils import comm
 
 from ...evaluation import box_iou
 from ...structures import Box, Query, RankLists, SamplePool
+from ..search_stage import search_dataset
+from ..self_training import POOL
 from ..visualize import StripEntry, rank_list_strip
 
 _MIN_IOU = 0.5
@@ -62,6 +65,31 @@ def draw_detections(
         ]
         files.append(_save_strip(shot, entries, folder, names[contiguous[category]]))
     return files
+
+
+def draw_labels(
+    cfg,
+    name: str,
+    gallery: Sequence[dict],
+    queries: Sequence[Query],
+    names: Mapping[int, str],
+    folder: Path,
+    count: int,
+) -> None:
+    """`draw_rank_lists` of what the last stage of the run in OUTPUT_DIR has trained on.
+
+    All processes call it together, the main one draws.
+
+    Args:
+        cfg: of that run.
+        name: of its data set.
+        gallery, queries, names, folder, count: see there.
+    """
+    searched = search_dataset(cfg, name, gallery, queries, cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        last = Path(cfg.OUTPUT_DIR) / "stages" / f"{cfg.SPIL.NUM_STAGES - 1:02d}"
+        pool = SamplePool.load(last / POOL)
+        draw_rank_lists(pool, searched, gallery, queries, names, folder, count)
 
 
 def draw_rank_lists(

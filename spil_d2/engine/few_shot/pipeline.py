@@ -12,22 +12,19 @@ from detectron2.utils import comm
 
 from ...data.datasets.instance_search import get_queries
 from ...modeling import QueryRCNN
-from ...structures import Query, SamplePool
+from ...structures import Query
 from ..list_expansion import read_instances
 from ..pair_trainer import load_localizer
-from ..pipeline import train
-from ..search_stage import search_dataset
-from ..self_training import POOL
+from ..pipeline import FINAL_WEIGHTS, train
 from .base_training import train_base
 from .evaluation import evaluate_few_shot, finished_results, result_key
-from .pictures import draw_rank_lists
+from .pictures import draw_labels
 from .task import FewShotTask, with_keys
 from .tfa import STEPS as TFA_STEPS
 from .tfa import train_tfa
 
 logger = logging.getLogger(__name__)
 
-FINAL_WEIGHTS = "model_final.pth"
 Step = Callable[[CfgNode, bool], dict]
 
 
@@ -123,13 +120,9 @@ def _expansion(task: FewShotTask, run: Path) -> Sequence[Query]:
 
 def _draw_labels(cfg, task: FewShotTask, output: Path) -> None:
     """Pictures of the lists that labelled what the last stage trained on."""
-    folder = output / "rank_lists"
     gallery, queries = DatasetCatalog.get(task.search), get_queries(task.search)
-    lists = search_dataset(cfg, task.search, gallery, queries, output)
-    if not comm.is_main_process() or folder.exists():
-        return
-    pool = SamplePool.load(output / "stages" / f"{cfg.SPIL.NUM_STAGES - 1:02d}" / POOL)
     metadata = MetadataCatalog.get(task.test)
     ids = metadata.thing_dataset_id_to_contiguous_id
     names = {category: metadata.thing_classes[place] for category, place in ids.items()}
-    draw_rank_lists(pool, lists, gallery, queries, names, folder, cfg.FEW_SHOT.NUM_PICTURES)
+    count = cfg.FEW_SHOT.NUM_PICTURES
+    draw_labels(cfg, task.search, gallery, queries, names, output / "rank_lists", count)

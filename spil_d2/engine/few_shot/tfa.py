@@ -31,7 +31,7 @@ from ...evaluation.few_shot import FewShotCOCOEvaluator
 from ...utils.artifacts import file_sha256, fingerprint, write_json_atomic
 from ..checkpoint import load_weights, save_weights
 from ..training import StreamTrainer, build_augmentations
-from ..training_run import begin_run
+from ..training_run import begin_run, kept_keys
 from .evaluation import RESULTS, describe_run, finished_results, finite, result_key
 from .task import FewShotTask, with_keys, with_options
 
@@ -303,16 +303,13 @@ def _run(
 
 def _fingerprint(cfg, made_of: Sequence) -> str:
     """Of all that the weights depend on; places, device and workers are not among it."""
-    cfg = with_keys(cfg, MODEL__DEVICE="", MODEL__BF16="", SOLVER__CHECKPOINT_PERIOD=0)
     rows = [
         [one["image_id"], [[a["category_id"], *map(float, a["bbox"])] for a in one["annotations"]]]
         if isinstance(one, dict)
         else one
         for one in made_of
     ]
-    return fingerprint(
-        {"of": rows, "seed": cfg.SEED, "keys": {name: cfg.get(name).dump() for name in _KEYS}}
-    )
+    return fingerprint({"of": rows, **kept_keys(cfg, _KEYS)})
 
 
 def _check(cfg) -> None:
