@@ -6,7 +6,7 @@
     python tools/few_shot.py --config-file ... --rows base,stages,qe --shots 10 --seeds 0
 
 Base training runs once, in OUTPUT_DIR/base; then each row is a run of tools/train_net.py in
-OUTPUT_DIR/{K}shot_seed{s}/ROW. What is finished stays, what was interrupted goes on. The table is
+OUTPUT_DIR/{K}shot_seed{s}/ROW, all rows of a draw on one index. What is finished stays, what was interrupted goes on. The table is
 printed and written to OUTPUT_DIR/few_shot.md and few_shot.json after each row.
 """
 
@@ -126,6 +126,8 @@ class Experiment:
             return {"metrics": json.loads((tested / TFA_RESULTS).read_text())["bbox"]}
         weights = ("MODEL.WEIGHTS", str(self.folder / "base" / WEIGHTS))
         changes = ["FEW_SHOT.STEP", "novel", *drawn, *weights, *ROWS[row]]
+        # The rows of a draw search the same images.
+        changes += ["SEARCH.INDEX_DIR", str(place.with_name("index"))]
         if row in TRAINED_BY:
             changes += ["FEW_SHOT.TRAINED_RUN", str(place.with_name(TRAINED_BY[row]))]
         self._train_net(self._args.config_file, place, *changes)

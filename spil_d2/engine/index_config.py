@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _ENGINES = "search"
 # What is done with an index, who makes it and how precisely, but not what it holds.
 _NOT_OF_THE_INDEX = (
-    "TOP_K RANK_LISTS MIN_SIMILARITY NUM_WORKERS RERANK RERANK_SHARE RERANK_POWER "
+    "TOP_K RANK_LISTS MIN_SIMILARITY INDEX_DIR NUM_WORKERS RERANK RERANK_SHARE RERANK_POWER "
     "OUT_FEATURES CENTRED QE KRECIPROCAL"
 ).split()
 

@@ -37,8 +37,8 @@ def search_dataset(
 ) -> RankLists:
     """Rank lists of all queries of a dataset; all processes return the same.
 
-    The index lies in `output_dir/index/NAME-FINGERPRINT/`, the rank lists in
-    `output_dir/search/NAME-FINGERPRINT/`; what is there already is loaded.
+    The index lies in `output_dir/index/NAME-FINGERPRINT/` or in SEARCH.INDEX_DIR, the rank lists
+    in `output_dir/search/NAME-FINGERPRINT/`; what is there already is loaded.
 
     Args:
         cfg: SEARCH, MODEL.BACKBONE etc. of the engine; SEARCH.RANK_LISTS stands for the search of
@@ -115,7 +115,8 @@ def _index_place(
             "gallery": pictures,
         }
     )
-    return Path(output_dir) / "index" / f"{name}-{key}", key
+    folder = Path(cfg.SEARCH.INDEX_DIR or Path(output_dir) / "index")
+    return folder / f"{name}-{key}", key
 
 
 def _stamp(file_name: str) -> tuple[int, int]:

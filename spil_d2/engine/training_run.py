@@ -16,7 +16,7 @@ _NOTE = "run.json"
 def kept_keys(cfg, names: Sequence[str]) -> dict:
     """What of a configuration a training's result depends on, for a fingerprint.
 
-    Device, precision, workers and periods are not among it. MODEL.WEIGHTS counts by the content of
+    Device, precision, workers, periods and places are not among it. MODEL.WEIGHTS counts by the content of
     the file, wherever that lies; what is to be downloaded is left out.
 
     Args:
@@ -29,7 +29,7 @@ def kept_keys(cfg, names: Sequence[str]) -> dict:
     content = file_sha256(weights) if weights.is_file() else ""
     cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = cfg.MODEL.BF16 = ""
     cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SPIL.LOG_PERIOD = cfg.RANKER.LOG_PERIOD = 0
-    cfg.SEARCH.NUM_WORKERS = 0
+    cfg.SEARCH.NUM_WORKERS, cfg.SEARCH.INDEX_DIR = 0, ""
     keys = {name: cfg.get(name).dump() for name in names}
     return {"seed": cfg.SEED, "weights": content, "keys": keys}
 
