@@ -13,6 +13,7 @@ def add_cycle_config(cfg: CN) -> None:
     _add_proposals(cfg)
     _add_seeds(cfg)
     _add_rank_lists(cfg)
+    _add_agreement(cfg)
     _add_sampling(cfg)
     _add_clustering(cfg)
 
@@ -80,6 +81,24 @@ def _add_rank_lists(cfg: CN) -> None:
     cfg.CST.RANK_LISTS.FOLDER_NEIGHBORS = 0
     # The image that a seed was taken from is searched and trained on too.
     cfg.CST.RANK_LISTS.KEEP_OWN_IMAGE = False
+
+
+def _add_agreement(cfg: CN) -> None:
+    cfg.CST.AGREEMENT = CN()
+    # A round trains on the boxes that most of its rank lists have, with lists among themselves, and
+    # the next round searches for these (beyond the paper). False: the same seeds in all rounds.
+    cfg.CST.AGREEMENT.ENABLED = False
+    # Boxes of an image, at most, and votes that each needs. Every seed has one vote on an image.
+    cfg.CST.AGREEMENT.PER_IMAGE = 1
+    cfg.CST.AGREEMENT.MIN_VOTES = 2
+    # A box votes for one that it overlaps more.
+    cfg.CST.AGREEMENT.VOTE_IOU = 0.7
+    # Largest overlap of two boxes of an image.
+    cfg.CST.AGREEMENT.SUPPRESS_IOU = 0.3
+    # Boxes that vote on an image, at most: those that look most like their seeds.
+    cfg.CST.AGREEMENT.MAX_VOTERS = 1000
+    # "grabcut": the boxes are brought to the borders of what they hold (see SPIL.REFINE_BOXES).
+    cfg.CST.AGREEMENT.REFINE_BOXES = "none"
 
 
 def _add_sampling(cfg: CN) -> None:

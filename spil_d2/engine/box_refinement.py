@@ -30,7 +30,7 @@ class BoxRefiner:
     def refine_pool(self, pool: SamplePool) -> SamplePool:
         """The pool with other pseudo boxes, in the target view and in the support view."""
         boxes = iter(
-            self._refine(
+            self.refine_boxes(
                 [
                     (candidate.image_id, candidate.target.box)
                     for one in pool.queries
@@ -55,7 +55,7 @@ class BoxRefiner:
         """The lists with other boxes where the localizer's probability is larger than `above`."""
         chosen = [np.nonzero(_probabilities(one) > above)[0] for one in lists.lists]
         boxes = iter(
-            self._refine(
+            self.refine_boxes(
                 [
                     (int(one.image_ids[i]), one.boxes[i])
                     for one, rows in zip(lists.lists, chosen)
@@ -71,8 +71,8 @@ class BoxRefiner:
             refined.append(replace(one, boxes=moved))
         return RankLists(tuple(refined))
 
-    def _refine(self, places: Sequence[tuple[int, Sequence[float]]]) -> list[np.ndarray]:
-        """Boxes (4,) for pairs of an image id and a box."""
+    def refine_boxes(self, places: Sequence[tuple[int, Sequence[float]]]) -> list[np.ndarray]:
+        """Refined boxes (4,) float64 for pairs of an image id and a box, XYXY_ABS in its pixels."""
         # OpenCV works outside of Python's lock.
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             done = threads.map(self._refine_one, places)
@@ -98,7 +98,7 @@ def _probabilities(one: RankList) -> np.ndarray:
 
 
 def build_refiner(method: str, gallery: Sequence[dict]) -> BoxRefiner | None:
-    """The refiner that SPIL.REFINE_BOXES or TEST.REFINE_BOXES names; None for "none"."""
+    """The refiner that a key REFINE_BOXES names; None for "none"."""
     if method not in METHODS:
         raise ValueError(f"REFINE_BOXES {method!r} is none of {METHODS}")
     return None if method == "none" else BoxRefiner(GrabCutRefinement(), gallery)

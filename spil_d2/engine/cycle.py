@@ -3,6 +3,8 @@
 A round r turns the weights of round r - 1 into
 
     rounds/RR/rank_lists/   the seeds' regions: boxes by the localizer, their order by the ranker
+    rounds/RR/agreement/    with CST.AGREEMENT: the boxes that most of these lists have, which are
+                            trained on, and the seeds of the next round
     rounds/RR/pool/         pairs for the localizer, drawn by similarity (Eq. 8)
     rounds/RR/localizer/    its training; localizer.pth is written last
     rounds/RR/clusters/     pseudo identities of regions for the ranker
@@ -18,15 +20,17 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from detectron2.utils import comm
 
 from ..data.region_crops import Region
+from ..selftrain.agreement import AgreementSettings, agreed_regions, lists_among
 from ..selftrain.clustering import ClusteringSettings, cluster_regions
 from ..selftrain.seed_search import SeedSearch
+from ..selftrain.seeds import QuerySeeds
 from ..selftrain.similarity_sampling import (
     SeedPairSampler,
     agreeing_seeds,
@@ -41,6 +45,7 @@ from ..utils.artifacts import (
     read_manifest,
     write_json_atomic,
 )
+from .box_refinement import build_refiner
 from .cycle_data import CycleData
 from .cycle_evaluation import evaluate_system, growing_table
 from .cycle_models import CycleConfigs, pretrained_localizer, pretrained_ranker, with_weights
@@ -50,7 +55,7 @@ from .ranker_inference import EmbedderSettings, RegionEmbedder
 from .ranker_trainer import load_ranker, train_ranker
 from .region_search import best_boxes, localize_queries, rank_regions
 from .search_stage import search_dataset
-from .seed_stage import make_seeds
+from .seed_stage import SEEDS, make_seeds
 from .training_run import kept_keys
 
 logger = logging.getLogger(__name__)
@@ -107,10 +112,8 @@ class Cycle:
         self._configs = configs
         self._output = Path(cfg.OUTPUT_DIR)
         self.fingerprint = _fingerprint(cfg, configs, data)
-        gallery = {int(one["image_id"]): one for one in data.unlabeled}
-        seeds = make_seeds(cfg, data.unlabeled, self._output / "seeds")
-        self._seeds: Sequence[Query] = seeds.queries(gallery)
-        self._plans = self._seed_search(gallery)
+        self._gallery = {int(one["image_id"]): one for one in data.unlabeled}
+        self._proposed = make_seeds(cfg, data.unlabeled, self._output / "seeds")
 
     def pretrained(self) -> Models:
         """Given weights, or both models trained on identities."""
@@ -122,24 +125,34 @@ class Cycle:
 
     def run_round(self, number: int, before: Models) -> Models:
         """Rank lists with the models so far; then both are trained on them."""
-        node = self._cfg.CST.SAMPLING
-        lists = self.rank_lists(number, before)
-        lists = agreeing_seeds(lists, node.SEED_FRACTION, node.SEED_TOP_K)
-        localizer = self.train_localizer(number, lists, before)
+        node = self._cfg.CST
+        seeds = self.seeds(number)
+        lists = self.rank_lists(number, seeds, before)
+        if node.AGREEMENT.ENABLED:
+            seeds, lists = self.agreement(number, seeds, lists, before)
+        lists = agreeing_seeds(lists, node.SAMPLING.SEED_FRACTION, node.SAMPLING.SEED_TOP_K)
+        localizer = self.train_localizer(number, seeds, lists, before)
         return Models(localizer, self.train_ranker(number, lists, before))
 
-    def rank_lists(self, number: int, models: Models) -> RegionLists:
+    def seeds(self, number: int) -> Sequence[Query]:
+        """What a round searches for: proposals, or what the round before has agreed upon."""
+        if number == 1 or not self._cfg.CST.AGREEMENT.ENABLED:
+            return self._proposed.queries(self._gallery)
+        agreed = QuerySeeds.load(self._folder(number - 1, "agreement") / SEEDS)
+        return agreed.queries(self._gallery)
+
+    def rank_lists(self, number: int, seeds: Sequence[Query], models: Models) -> RegionLists:
         """The regions of every seed over the images that the round searches."""
         folder = self._folder(number, "rank_lists")
         if not is_published(folder):
-            wanted = self._plans.plan(self._seeds, number).by_image()
-            localizer = self._localizer(models, self._data.unlabeled, self._seeds)
-            found = localize_queries(localizer, self._seeds, wanted, f"round {number}: seeds")
+            wanted = self._seed_search(seeds).plan(seeds, number).by_image()
+            localizer = self._localizer(models, self._data.unlabeled, seeds)
+            found = localize_queries(localizer, seeds, wanted, f"round {number}: seeds")
             if found is not None:
                 lists = rank_regions(
                     best_boxes(found, self._cfg.CST.BOXES_PER_IMAGE),
                     self._embedder(models),
-                    self._seeds,
+                    seeds,
                     self._data.unlabeled,
                     self._cfg.CST.SHARE_IOU,
                 )
@@ -148,13 +161,36 @@ class Cycle:
         self._check(folder)
         return RegionLists.load(folder / LISTS)
 
-    def train_localizer(self, number: int, lists: RegionLists, before: Models) -> Path:
+    def agreement(
+        self, number: int, seeds: Sequence[Query], lists: RegionLists, models: Models
+    ) -> tuple[Sequence[Query], RegionLists]:
+        """What the lists agree upon, as seeds with lists among themselves."""
+        folder = self._folder(number, "agreement")
+        if not is_published(folder) and comm.is_main_process():
+            node = self._cfg.CST
+            agreed = self._refined(agreed_regions(seeds, lists, _agreement(self._cfg)))
+            embeddings = self._embedder(models).embed(self._regions(agreed.image_ids, agreed.boxes))
+            top_k = max(node.SAMPLING.TOP_K, node.CLUSTERING.TOP_K)
+            among = lists_among(agreed, embeddings, top_k, node.CLUSTERING.EXACT_LIMIT)
+
+            def write(path: Path) -> None:
+                agreed.save(path / SEEDS)
+                among.save(path / LISTS)
+
+            self._publish(folder, write, {"seeds": len(agreed)})
+        self._check(folder)
+        agreed = QuerySeeds.load(folder / SEEDS)
+        return agreed.queries(self._gallery), RegionLists.load(folder / LISTS)
+
+    def train_localizer(
+        self, number: int, seeds: Sequence[Query], lists: RegionLists, before: Models
+    ) -> Path:
         """The localizer after similarity-guided sampling of pairs."""
         node = self._cfg.CST
         folder = self._folder(number, "pool")
         if not is_published(folder) and comm.is_main_process():
             pool, similarities = pool_of_regions(
-                [one for one in self._seeds if one.id in lists],
+                [one for one in seeds if one.id in lists],
                 lists,
                 round_index=number,
                 top_k=node.SAMPLING.TOP_K,
@@ -183,7 +219,7 @@ class Cycle:
         return train_localizer(
             with_weights(self._configs.localizer_round, before.localizer),
             self._data.unlabeled,
-            self._seeds,
+            seeds,
             pool,
             sampler,
             self._folder(number, "localizer"),
@@ -242,21 +278,21 @@ class Cycle:
         self._check(folder)
         return read_manifest(folder)["row"]
 
-    def _seed_search(self, gallery: dict[int, dict]) -> SeedSearch:
+    def _seed_search(self, seeds: Sequence[Query]) -> SeedSearch:
         node = self._cfg.CST.RANK_LISTS
         shortlist = None
         if node.SCOPE == "shortlist":
             cfg = self._cfg.clone()
             cfg.defrost()
             cfg.SEARCH.TOP_K = node.SHORTLIST
-            records = list(gallery.values())
-            lists = search_dataset(cfg, "unlabeled", records, self._seeds, self._output)
+            records = list(self._gallery.values())
+            lists = search_dataset(cfg, "unlabeled", records, seeds, self._output)
 
             def shortlist(seed: Query, length: int) -> np.ndarray:
                 return lists[seed.id].image_ids[:length]
 
         return SeedSearch(
-            gallery,
+            self._gallery,
             scope=node.SCOPE,
             num_shards=node.NUM_SHARDS,
             shortlist_length=node.SHORTLIST,
@@ -276,6 +312,13 @@ class Cycle:
     def _embedder(self, models: Models) -> RegionEmbedder:
         cfg = self._configs.ranker_round
         return RegionEmbedder(load_ranker(cfg, models.ranker), EmbedderSettings.from_config(cfg))
+
+    def _refined(self, agreed: QuerySeeds) -> QuerySeeds:
+        refiner = build_refiner(self._cfg.CST.AGREEMENT.REFINE_BOXES, self._data.unlabeled)
+        if refiner is None:
+            return agreed
+        boxes = refiner.refine_boxes(list(zip(agreed.image_ids.tolist(), agreed.boxes)))
+        return replace(agreed, boxes=np.array(boxes, np.float32))
 
     def _regions(self, image_ids: np.ndarray, boxes: np.ndarray) -> list[Region]:
         files = {int(one["image_id"]): one["file_name"] for one in self._data.unlabeled}
@@ -301,6 +344,17 @@ def _first_regions(lists: RegionLists, top_k: int) -> tuple[np.ndarray, np.ndarr
     rows = np.concatenate([image_ids[:, None].astype(np.float64), boxes], axis=1)
     first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
     return image_ids[first], boxes[first]
+
+
+def _agreement(cfg) -> AgreementSettings:
+    node = cfg.CST.AGREEMENT
+    return AgreementSettings(
+        per_image=node.PER_IMAGE,
+        vote_iou=node.VOTE_IOU,
+        suppress_iou=node.SUPPRESS_IOU,
+        min_votes=node.MIN_VOTES,
+        max_voters=node.MAX_VOTERS,
+    )
 
 
 def _clustering(cfg) -> ClusteringSettings:
