@@ -123,7 +123,7 @@ class Experiment:
             weights = ("MODEL.WEIGHTS", str(self.folder / "tfa_base" / TFA_WEIGHTS))
             step = ("FEW_SHOT.STEP", "tfa_finetune")
             self._train_net(self._args.tfa_config, place, *step, *drawn, *weights)
-            return {"metrics": json.loads((tested / TFA_RESULTS).read_text())["bbox"]}
+            return json.loads((tested / TFA_RESULTS).read_text())
         weights = ("MODEL.WEIGHTS", str(self.folder / "base" / WEIGHTS))
         changes = ["FEW_SHOT.STEP", "novel", *drawn, *weights, *ROWS[row]]
         # The rows of a draw search the same images.
