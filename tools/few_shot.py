@@ -27,7 +27,6 @@ from tabulate import tabulate
 from spil_d2 import get_cfg
 from spil_d2.engine.few_shot.evaluation import RESULTS
 from spil_d2.engine.few_shot.task import FewShotTask
-from spil_d2.engine.few_shot.tfa import RESULTS as TFA_RESULTS
 from spil_d2.engine.few_shot.tfa import WEIGHTS as TFA_WEIGHTS
 from spil_d2.engine.pair_trainer import WEIGHTS
 from spil_d2.evaluation.few_shot import mean_interval
@@ -118,20 +117,19 @@ class Experiment:
         """Metrics and facts of one row."""
         place = self.folder / f"{task.shots}shot_seed{task.seed}" / row
         drawn = ("FEW_SHOT.SHOTS", str(task.shots), "FEW_SHOT.SEED", str(task.seed))
-        tested = place / "inference" / task.test
         if row == "tfa":
             weights = ("MODEL.WEIGHTS", str(self.folder / "tfa_base" / TFA_WEIGHTS))
             step = ("FEW_SHOT.STEP", "tfa_finetune")
             self._train_net(self._args.tfa_config, place, *step, *drawn, *weights)
-            return json.loads((tested / TFA_RESULTS).read_text())
-        weights = ("MODEL.WEIGHTS", str(self.folder / "base" / WEIGHTS))
-        changes = ["FEW_SHOT.STEP", "novel", *drawn, *weights, *ROWS[row]]
-        # The rows of a draw search the same images.
-        changes += ["SEARCH.INDEX_DIR", str(place.with_name("index"))]
-        if row in TRAINED_BY:
-            changes += ["FEW_SHOT.TRAINED_RUN", str(place.with_name(TRAINED_BY[row]))]
-        self._train_net(self._args.config_file, place, *changes)
-        return json.loads((tested / RESULTS).read_text())
+        else:
+            weights = ("MODEL.WEIGHTS", str(self.folder / "base" / WEIGHTS))
+            changes = ["FEW_SHOT.STEP", "novel", *drawn, *weights, *ROWS[row]]
+            # The rows of a draw search the same images.
+            changes += ["SEARCH.INDEX_DIR", str(place.with_name("index"))]
+            if row in TRAINED_BY:
+                changes += ["FEW_SHOT.TRAINED_RUN", str(place.with_name(TRAINED_BY[row]))]
+            self._train_net(self._args.config_file, place, *changes)
+        return json.loads((place / "inference" / task.test / RESULTS).read_text())
 
     def _train_net(self, config_file: str, output: Path, *changes: str) -> None:
         args = self._args
