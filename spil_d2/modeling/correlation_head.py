@@ -8,6 +8,8 @@ Shape shorthand: B: images, C: channels, H, W: map size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec
@@ -15,7 +17,8 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.correlation import KERNEL_NORMS, correlate, correlate_and_project, normalize_kernel
+from ..ops.correlation import KERNEL_NORMS, correlate_and_project, normalize_kernel
+from .modulated_pooler import ModulatedMap
 
 CORRELATION_HEAD_REGISTRY = Registry("CORRELATION_HEAD")
 CORRELATION_HEAD_REGISTRY.__doc__ = """
@@ -49,11 +52,16 @@ class CorrelationHead(nn.Module):
 
     Attributes:
         rpn_shape, roi_shape: name -> shape of what `forward` returns for the RPN and for the RoI
-            heads; the names of `rpn_shape` are the levels.
+            heads.
     """
 
     rpn_shape: dict[str, ShapeSpec]
     roi_shape: dict[str, ShapeSpec]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the gallery's maps that `forward` takes."""
+        return tuple(self.rpn_shape)
 
     def to_kernel(self, regions: Tensor) -> Tensor:
         """Kernels (N, C) of pooled query regions (N, C, S, S): their means, SPIL's object vectors.
@@ -64,7 +72,7 @@ class CorrelationHead(nn.Module):
 
     def forward(
         self, features: dict[str, Tensor], kernel: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | dict[str, ModulatedMap]]:
         """
         Args:
             features: level -> (B, C, H, W).
@@ -88,6 +96,7 @@ class ChannelReweighting(CorrelationHead):
         kernel_norm: str = "none",
         level_map: bool = False,
         head_input: str = "corr",
+        rpn_levels: Sequence[str] = (),
     ):
         """
         Args:
@@ -95,6 +104,7 @@ class ChannelReweighting(CorrelationHead):
             kernel_norm: see `normalize_kernel`.
             level_map: learn a linear map A_l of the kernel for each level, the identity at first.
             head_input: what the RoI heads see (D6): the correlation, the raw map, or both.
+            rpn_levels: levels whose correlation the RPN needs; () are all.
         """
         super().__init__()
         if head_input not in HEAD_INPUTS or kernel_norm not in KERNEL_NORMS:
@@ -110,8 +120,13 @@ class ChannelReweighting(CorrelationHead):
             for name in input_shape:
                 self.level_maps[name] = nn.Linear(channels, channels, bias=False)
                 nn.init.eye_(self.level_maps[name].weight)
-        self.rpn_shape = level_shapes(input_shape, channels)
+        seen = {name: input_shape[name] for name in rpn_levels or input_shape}
+        self.rpn_shape = level_shapes(seen, channels)
         self.roi_shape = level_shapes(input_shape, channels * (2 if head_input == "concat" else 1))
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(self.roi_shape)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -121,30 +136,36 @@ class ChannelReweighting(CorrelationHead):
             "kernel_norm": keys.KERNEL_NORM,
             "level_map": keys.LEVEL_MAP,
             "head_input": keys.HEAD_INPUT,
+            "rpn_levels": cfg.MODEL.RPN.IN_FEATURES,
         }
 
     def forward(
         self, features: dict[str, Tensor], kernel: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | dict[str, ModulatedMap]]:
         """
         Args:
             features: level -> (B, C, H, W).
             kernel: (B, C), one for each image; or (Q, C) on the maps of one image.
 
         Returns:
-            The maps for the RPN and those for the RoI heads, of max(B, Q) images each.
+            The correlation for the RPN, max(B, Q) maps of each of its levels; and what the RoI
+            heads see: where that is the correlation alone, it is not multiplied out.
         """
         kernel = normalize_kernel(kernel, self.kernel_norm)
-        correlated = {}
-        for name, y in features.items():
-            x = self.level_maps[name](kernel) if name in self.level_maps else kernel
-            correlated[name] = correlate(y.expand(len(x), -1, -1, -1), x)
+        modulated = {
+            name: ModulatedMap(y, self.level_maps[name](kernel) if self.level_maps else kernel)
+            for name, y in features.items()
+        }
+        rpn_maps = {name: modulated[name].product() for name in self.rpn_shape}
         if self.head_input == "corr":
-            return correlated, correlated
+            return rpn_maps, modulated
         raw = {name: y.expand(len(kernel), -1, -1, -1) for name, y in features.items()}
         if self.head_input == "raw":
-            return correlated, raw
-        return correlated, {n: torch.cat([correlated[n], raw[n]], dim=1) for n in features}
+            return rpn_maps, raw
+        both = {
+            name: torch.cat([one.product(), raw[name]], dim=1) for name, one in modulated.items()
+        }
+        return rpn_maps, both
 
 
 @CORRELATION_HEAD_REGISTRY.register()

@@ -25,6 +25,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from .correlation_head import CorrelationHead, build_correlation_head
+from .modulated_pooler import ModulatedMap
 
 X_POOLS = ("roi", "full")
 
@@ -128,7 +129,7 @@ class QueryRCNN(nn.Module):
     @property
     def levels(self) -> tuple[str, ...]:
         """Names of the maps that the correlation works on."""
-        return tuple(self.correlation_head.rpn_shape)
+        return self.correlation_head.levels
 
     def preprocess(self, images: list[Tensor]) -> ImageList:
         """Normalize (3, H, W) images of 0..255 and pad them to one batch."""
@@ -341,7 +342,7 @@ class QueryRCNN(nn.Module):
 
     def _correlate(
         self, features: dict[str, Tensor], kernel: Tensor, sizes: list[tuple[int, int]]
-    ) -> tuple[ImageList, dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[ImageList, dict[str, Tensor], dict[str, Tensor] | dict[str, ModulatedMap]]:
         """Stand-ins for the pictures, maps for the RPN, and float32 maps for the RoI heads."""
         # The backward pass of bfloat16 convolutions is slower than float32's on CPUs.
         with self._autocast(not self.training):

@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor
 
 from .losses import WeightedFastRCNNOutputLayers, in_ignored
+from .modulated_pooler import ModulatedPooler
 
 
 class IgnoreRegions:
@@ -47,6 +48,7 @@ class QueryRes5ROIHeads(IgnoreRegions, Res5ROIHeads):
     @classmethod
     def from_config(cls, cfg, input_shape):
         arguments = super().from_config(cfg, input_shape)
+        arguments["pooler"] = ModulatedPooler(arguments["pooler"])
         width = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 8
         arguments["box_predictor"] = WeightedFastRCNNOutputLayers(
             cfg, ShapeSpec(channels=width, height=1, width=1)
@@ -80,9 +82,17 @@ class QueryStandardROIHeads(IgnoreRegions, StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg, input_shape):
         arguments = super()._init_box_head(cfg, input_shape)
+        arguments["box_pooler"] = ModulatedPooler(arguments["box_pooler"])
         arguments["box_predictor"] = WeightedFastRCNNOutputLayers(
             cfg, arguments["box_head"].output_shape
         )
+        return arguments
+
+    @classmethod
+    def _init_mask_head(cls, cfg, input_shape):
+        arguments = super()._init_mask_head(cfg, input_shape)
+        if arguments:
+            arguments["mask_pooler"] = ModulatedPooler(arguments["mask_pooler"])
         return arguments
 
     def detect_boxes(
