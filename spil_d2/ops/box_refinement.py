@@ -64,7 +64,8 @@ class GrabCutRefinement:
         found = self._foreground_box(pixels, (box - offset) * scale)
         if found is None:
             return box
-        found = found / scale + offset
+        # A whole number of cells is a little more or less than the picture.
+        found = _inside(found / scale + offset, image.shape[:2])
         if _iou(found, box) < self.min_iou:
             return box
         return (1 - self.weight) * box + self.weight * found
