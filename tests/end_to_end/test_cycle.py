@@ -79,6 +79,10 @@ def test_each_round_starts_from_the_weights_of_the_one_before(undisturbed) -> No
     assert 0 < first.abs().max() < 0.5 and 0 < second.abs().max() < 0.5
 
 
+def _interrupt(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("place", ["localize_queries", "train_ranker"])
 def test_a_killed_cycle_ends_as_the_undisturbed_one(
     undisturbed, run_cycle, tmp_path, monkeypatch, place: str
@@ -97,6 +101,28 @@ def test_a_killed_cycle_ends_as_the_undisturbed_one(
         with pytest.raises(KeyboardInterrupt):
             run_cycle(tmp_path)
     assert run_cycle(tmp_path, "--resume") == undisturbed[1]
+
+
+def test_what_lists_agree_upon_is_trained_on_and_searched_for_next(
+    run_cycle, tmp_path, monkeypatch
+) -> None:
+    keys = ["CST.AGREEMENT.ENABLED", "True", "CST.AGREEMENT.MIN_VOTES", "1"]
+    keys += ["CST.AGREEMENT.REFINE_BOXES", "grabcut"]
+    with monkeypatch.context() as patch:
+        # Killed between the agreement of the first round and the training on it.
+        patch.setattr(cycle_module, "train_localizer", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_cycle(tmp_path, *keys)
+    assert len(run_cycle(tmp_path, "--resume", *keys)) == 3
+    first, second = (tmp_path / "rounds" / f"{number:02d}" for number in (1, 2))
+    agreed = QuerySeeds.load(first / "agreement" / "seeds.npz")
+    assert agreed.source_names == ("agreement",) and len(agreed) >= 2
+    boxes = {tuple(box) for box in agreed.boxes.tolist()}
+    pool = SamplePool.load(first / "pool" / "pool.json.gz")
+    assert {c.box for one in pool.queries for c in one.candidates} <= boxes
+    assert set(RegionLists.load(second / "rank_lists" / "region_lists.npz")) == set(
+        range(len(agreed))
+    )
 
 
 def test_more_rounds_go_on_from_the_last(undisturbed, run_cycle, tmp_path) -> None:

@@ -65,3 +65,12 @@ def test_equal_input_gives_equal_output(picture):
     first = GrabCutRefinement()(picture, box)
     GrabCutRefinement()(picture, TRUTH)
     np.testing.assert_array_equal(GrabCutRefinement()(picture, box), first)
+
+
+@pytest.mark.parametrize("height", range(233, 240))
+def test_an_object_at_the_border_does_not_leave_the_picture(height):
+    rng = np.random.default_rng(height)
+    image = rng.integers(0, 40, (height, 320, 3), dtype=np.uint8)
+    image[150:, 40:110] = rng.integers(200, 255, (height - 150, 70, 3), dtype=np.uint8)
+    refined = GrabCutRefinement()(image, np.array([45.0, 160.0, 100.0, height]))
+    assert (refined >= 0).all() and (refined <= [320, height, 320, height]).all()
