@@ -6,8 +6,9 @@
     python tools/few_shot.py --config-file ... --rows base,stages,qe --shots 10 --seeds 0
 
 Base training runs once, in OUTPUT_DIR/base; then each row is a run of tools/train_net.py in
-OUTPUT_DIR/{K}shot_seed{s}/ROW, all rows of a draw on one index. What is finished stays, what was interrupted goes on. The table is
-printed and written to OUTPUT_DIR/few_shot.md and few_shot.json after each row.
+OUTPUT_DIR/{K}shot_seed{s}/ROW, all rows of a draw on one index. What is finished stays, what was
+interrupted goes on. The table is printed and written to OUTPUT_DIR/few_shot.md and few_shot.json
+after each row.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "qe": QE,
     # (e) What is beyond the paper, each on top of (d).
     "verify": (*QE, "FEW_SHOT.VERIFY.ENABLED", "True"),
+    "similar": (*QE, "FEW_SHOT.VERIFY.ENABLED", "True", "FEW_SHOT.VERIFY.METHOD", "mean"),
     "ignore": (*QE, "FEW_SHOT.IGNORE_OTHERS.ENABLED", "True"),
     "second_pass": (*QE, "FEW_SHOT.SECOND_PASS.LABELS", "True"),
     "gamma": (*QE, "FEW_SHOT.GAMMA", "-1.0"),

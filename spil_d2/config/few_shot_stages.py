@@ -22,11 +22,15 @@ def add_few_shot_stage_config(cfg: CN) -> None:
     # Length of the united lists, at most: all of it is localized, and training draws from all of
     # it. At least SPIL.TRAIN_TOP_K.
     cfg.FEW_SHOT.QE.TOP_K = 256
-    # A pseudo label stays only where the K nearest shots of all classes vote for its class, each
-    # with its similarity to the box, by the embeddings of SEARCH.ENGINE (beyond the paper).
+    # Pseudo labels that the shots speak against go, by the embeddings of SEARCH.ENGINE (beyond the
+    # paper). METHOD "vote": one stays only where the K nearest shots of all classes vote for its
+    # class, each with its similarity to the box. "mean": of each class's labels the part KEEP that
+    # is most similar to its shots on the average.
     cfg.FEW_SHOT.VERIFY = CN()
     cfg.FEW_SHOT.VERIFY.ENABLED = False
+    cfg.FEW_SHOT.VERIFY.METHOD = "vote"
     cfg.FEW_SHOT.VERIFY.K = 5
+    cfg.FEW_SHOT.VERIFY.KEEP = 0.4
     # The localizer looks once more at boxes with p > tau, as its only proposals, and takes the
     # boxes that come out (beyond the paper): pseudo labels, and the final boxes of the lists.
     cfg.FEW_SHOT.SECOND_PASS = CN()

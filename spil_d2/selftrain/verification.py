@@ -1,11 +1,16 @@
-"""Which pseudo labels the shots of all classes agree with: a vote of nearest neighbours.
+"""Which pseudo labels the shots agree with: by a vote of nearest neighbours, or by the mean shot.
 
 Beyond the SPIL paper. Shape shorthand: B: boxes, S: shots of all classes, C: distinct classes.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+METHODS = ("vote", "mean")
+"""How labels are verified: `verify_labels`, or `most_similar_labels`."""
 
 
 def verify_labels(
@@ -42,3 +47,30 @@ def verify_labels(
     np.add.at(votes, (np.arange(shape[0])[:, None], shot_rows[nearest]), weights)
     own = np.where(classes == np.asarray(box_categories)[:, None], votes, 0).max(axis=1)
     return (own > 0) & (own >= votes.max(axis=1))
+
+
+def most_similar_labels(
+    similarities: np.ndarray, shot_categories: np.ndarray, box_categories: np.ndarray, part: float
+) -> np.ndarray:
+    """The labels of each class that look most like its shots on the average.
+
+    Args:
+        similarities, shot_categories, box_categories: as for `verify_labels`.
+        part: of each class's labels that stays, rounded up, in (0, 1]; of equal ones the first.
+
+    Returns:
+        (B,) bool; a label of a class without shots does not stay.
+
+    Raises:
+        ValueError: for another part.
+    """
+    if not 0 < part <= 1:
+        raise ValueError(f"FEW_SHOT.VERIFY.KEEP is {part}: use a part in (0, 1]")
+    similarities, box_categories = np.asarray(similarities), np.asarray(box_categories)
+    kept = np.zeros(len(box_categories), bool)
+    for category in np.intersect1d(box_categories, shot_categories):
+        rows = np.flatnonzero(box_categories == category)
+        means = similarities[rows][:, np.asarray(shot_categories) == category].mean(axis=1)
+        best = np.argsort(-means, kind="stable")[: math.ceil(part * len(rows))]
+        kept[rows[best]] = True
+    return kept

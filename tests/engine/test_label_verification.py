@@ -77,7 +77,7 @@ def _lists(*query_ids: int) -> RankLists:
 
 def _verifier(files: list[str], queries: list[Query], k: int = 1) -> LabelVerifier:
     gallery = [{"image_id": i, "file_name": name} for i, name in enumerate(files)]
-    return LabelVerifier(Colours(), create_region_index("exact"), gallery, queries, k)
+    return LabelVerifier(Colours(), create_region_index("exact"), gallery, queries, k=k)
 
 
 def test_labels_of_another_class_s_colour_go(files) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spil_d2.selftrain.verification import verify_labels
+from spil_d2.selftrain.verification import most_similar_labels, verify_labels
 
 
 def _by_loops(similarities, shot_categories, box_categories, k) -> list[bool]:
@@ -56,3 +56,31 @@ def test_what_does_not_fit_is_an_error(similarities: np.ndarray, k: int) -> None
 def test_a_vote_without_shots_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one shot.*0 shots"):
         verify_labels(np.zeros((1, 0)), np.zeros(0, int), np.array([1]), 1)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.4, 1.0])
+def test_the_labels_most_like_the_shots_of_their_class_stay(part: float) -> None:
+    rng = np.random.default_rng(0)
+    similarities = rng.integers(-4, 10, (40, 12)) / 10
+    shots = rng.choice([3, 17, 44], 12)
+    boxes = rng.choice([3, 17, 44, 91], 40)
+    kept = most_similar_labels(similarities, shots, boxes, part).tolist()
+    for category in (3, 17, 44):
+        means = {
+            i: sum(row[s] for s in range(12) if shots[s] == category) / (shots == category).sum()
+            for i, row in enumerate(similarities)
+            if boxes[i] == category
+        }
+        best = sorted(means, key=lambda i: (-round(means[i], 9), i))
+        count = -int(-part * len(means) // 1)
+        chosen = {i for i in means if kept[i]}
+        assert len(chosen) == count
+        assert min(means[i] for i in chosen) >= means[best[count - 1]] - 1e-9
+    # A class without shots has nothing to agree with.
+    assert not any(kept[i] for i in range(40) if boxes[i] == 91)
+
+
+@pytest.mark.parametrize("part", [0.0, 1.5])
+def test_a_part_is_a_part(part: float) -> None:
+    with pytest.raises(ValueError, match="KEEP"):
+        most_similar_labels(np.ones((1, 1)), np.array([1]), np.array([1]), part)
