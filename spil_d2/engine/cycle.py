@@ -63,7 +63,8 @@ logger = logging.getLogger(__name__)
 LISTS, POOL, SIMILARITIES = "region_lists.npz", "pool.json.gz", "similarities.npz"
 CLUSTERS, REGIONS = "clusters.npz", "regions.npz"
 SUMMARY, TABLE = "summary.json", "table8.md"
-_FOLDERS = ("pretrained", "seeds", "rounds", "index", "search")
+SEED_FOLDER, ROUNDS, POOLS, AGREEMENT = "seeds", "rounds", "pool", "agreement"
+_FOLDERS = ("pretrained", SEED_FOLDER, ROUNDS, "index", "search")
 _KEYS = ("INPUT", "MODEL", "SOLVER", "SEARCH", "SPIL", "RANKER", "TEST")
 
 
@@ -113,7 +114,7 @@ class Cycle:
         self._output = Path(cfg.OUTPUT_DIR)
         self.fingerprint = _fingerprint(cfg, configs, data)
         self._gallery = {int(one["image_id"]): one for one in data.unlabeled}
-        self._proposed = make_seeds(cfg, data.unlabeled, self._output / "seeds")
+        self._proposed = make_seeds(cfg, data.unlabeled, self._output / SEED_FOLDER)
 
     def pretrained(self) -> Models:
         """Given weights, or both models trained on identities."""
@@ -138,7 +139,7 @@ class Cycle:
         """What a round searches for: proposals, or what the round before has agreed upon."""
         if number == 1 or not self._cfg.CST.AGREEMENT.ENABLED:
             return self._proposed.queries(self._gallery)
-        agreed = QuerySeeds.load(self._folder(number - 1, "agreement") / SEEDS)
+        agreed = QuerySeeds.load(self._folder(number - 1, AGREEMENT) / SEEDS)
         return agreed.queries(self._gallery)
 
     def rank_lists(self, number: int, seeds: Sequence[Query], models: Models) -> RegionLists:
@@ -165,7 +166,7 @@ class Cycle:
         self, number: int, seeds: Sequence[Query], lists: RegionLists, models: Models
     ) -> tuple[Sequence[Query], RegionLists]:
         """What the lists agree upon, as seeds with lists among themselves."""
-        folder = self._folder(number, "agreement")
+        folder = self._folder(number, AGREEMENT)
         if not is_published(folder) and comm.is_main_process():
             node = self._cfg.CST
             agreed = self._refined(agreed_regions(seeds, lists, _agreement(self._cfg)))
@@ -187,7 +188,7 @@ class Cycle:
     ) -> Path:
         """The localizer after similarity-guided sampling of pairs."""
         node = self._cfg.CST
-        folder = self._folder(number, "pool")
+        folder = self._folder(number, POOLS)
         if not is_published(folder) and comm.is_main_process():
             pool, similarities = pool_of_regions(
                 [one for one in seeds if one.id in lists],
@@ -325,7 +326,7 @@ class Cycle:
         return [Region(files[i], tuple(box)) for i, box in zip(image_ids.tolist(), boxes.tolist())]
 
     def _folder(self, number: int, name: str) -> Path:
-        return self._output / "rounds" / f"{number:02d}" / name
+        return self._output / ROUNDS / f"{number:02d}" / name
 
     def _publish(self, folder: Path, write: Callable[[Path], None], facts: dict) -> None:
         publish_directory(folder, write, {"fingerprint": self.fingerprint, **facts})

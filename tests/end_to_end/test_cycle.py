@@ -120,9 +120,13 @@ def test_what_lists_agree_upon_is_trained_on_and_searched_for_next(
     boxes = {tuple(box) for box in agreed.boxes.tolist()}
     pool = SamplePool.load(first / "pool" / "pool.json.gz")
     assert {c.box for one in pool.queries for c in one.candidates} <= boxes
-    assert set(RegionLists.load(second / "rank_lists" / "region_lists.npz")) == set(
-        range(len(agreed))
+    lists = RegionLists.load(second / "rank_lists" / "region_lists.npz")
+    assert set(lists) == set(range(len(agreed)))
+    inspected = load_tool("inspect_cycle").main(
+        ["--config-file", str(INSTANT), "OUTPUT_DIR", str(tmp_path)]
     )
+    assert [row["seeds"] for row in inspected] == [8, len(agreed)]
+    assert inspected[0]["agreed"] == len(agreed)
 
 
 def test_more_rounds_go_on_from_the_last(undisturbed, run_cycle, tmp_path) -> None:
