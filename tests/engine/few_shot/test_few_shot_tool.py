@@ -74,3 +74,29 @@ def test_rows_are_runs_that_are_gone_on_with(tool, datasets_root, tmp_path, monk
     assert one["shots_used"] == 2 and one["expansion"] == results["qe"]["1"]["1"]["expansion"] > 0
     assert results["base"]["1"]["1"]["expansion"] == 0
     assert not (tmp_path / "1shot_seed1" / "gamma" / "stages").exists()
+
+
+def test_the_row_tfa_is_two_steps_and_reads_what_the_second_leaves(
+    tool, datasets_root, tmp_path, monkeypatch
+) -> None:
+    steps = []
+
+    def train_net(self, config_file: str, output: Path, *changes: str) -> None:
+        keys = dict(zip(changes[::2], changes[1::2]))
+        steps.append((Path(config_file).name, output.relative_to(tmp_path).as_posix(), keys))
+        folder = output / "inference" / f"{self._cfg.FEW_SHOT.DATASET}_test"
+        folder.mkdir(parents=True)
+        # As `train_tfa` writes it (test_tfa.py).
+        results = {"metrics": {"nAP": 4.0, "nAP50": 8.0, "nAP75": 2.0}, "batch_size": 8}
+        (folder / "few_shot.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(tool.Experiment, "_train_net", train_net)
+    arguments = ["--config-file", str(INSTANT), "--tfa-config", "tfa.yaml", "--rows", "tfa"]
+    results = tool.main([*arguments, "--shots", "1", "--seeds", "0", "OUTPUT_DIR", str(tmp_path)])
+    assert [(name, place) for name, place, _ in steps] == [
+        ("tfa.yaml", "tfa_base"),
+        ("tfa.yaml", "1shot_seed0/tfa"),
+    ]
+    assert steps[1][2]["MODEL.WEIGHTS"] == str(tmp_path / "tfa_base" / "detector.pth")
+    assert results["tfa"]["1"]["0"]["metrics"]["nAP50"] == 8.0
+    assert "| 4.0" in (tmp_path / "few_shot.md").read_text()
