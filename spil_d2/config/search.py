@@ -23,8 +23,8 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.RANK_LISTS = ""
     # Median similarity of the first ten below which a run warns that its lists may be wrong.
     cfg.SEARCH.MIN_SIMILARITY = 0.3
-    # Folder of the galleries' indexes; "" is OUTPUT_DIR/index. Runs may share one: an index is named
-    # by all that it depends on.
+    # Folder of the galleries' indexes; "" is OUTPUT_DIR/index. Runs may share one: an index is
+    # named by all that it depends on.
     cfg.SEARCH.INDEX_DIR = ""
     # Processes that index a gallery; -1: one a core on a CPU, none beside an accelerator.
     cfg.SEARCH.NUM_WORKERS = -1

@@ -16,8 +16,8 @@ _NOTE = "run.json"
 def kept_keys(cfg, names: Sequence[str]) -> dict:
     """What of a configuration a training's result depends on, for a fingerprint.
 
-    Device, precision, workers, periods and places are not among it. MODEL.WEIGHTS counts by the content of
-    the file, wherever that lies; what is to be downloaded is left out.
+    Device, precision, workers, periods and places are not among it. MODEL.WEIGHTS counts by the
+    content of the file, wherever that lies; what is to be downloaded is left out.
 
     Args:
         cfg: any configuration of the project.
