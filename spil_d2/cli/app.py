@@ -12,6 +12,7 @@ from .. import __version__
 from ..utils.allocator import keep_freed_memory
 from .options import (
     BoxOption,
+    CacheOption,
     IndexArgument,
     QueryOption,
     pair_boxes,
@@ -129,6 +130,7 @@ def search_command(
     refine: Annotated[
         bool, typer.Option("--refine", help="Exact boxes by the localizer that `adapt` made.")
     ] = False,
+    cache_gb: CacheOption = 0.0,
     min_score: Annotated[
         float, typer.Option(help="Leave out results with a lower score.", min=0.0, max=1.0)
     ] = 0.0,
@@ -161,7 +163,7 @@ def search_command(
     from ..engine.searcher import Searcher
 
     pairs = pair_boxes(query, box)
-    with reported_failures(), Searcher.open(index) as searcher:
+    with reported_failures(), Searcher.open(index, cache_gb) as searcher:
         references = read_references(searcher, pairs)
         hits = searcher.search(references, k, combine=combine)
         if refine:

@@ -32,6 +32,16 @@ BoxOption = Annotated[
         "--query in their order; several for a single --query. Without any: whole pictures.",
     ),
 ]
+CacheOption = Annotated[
+    float,
+    typer.Option(
+        "--cache-gb",
+        metavar="GB",
+        help="Keep at most this much in INDEX/features, so that pictures that were refined once "
+        "are refined faster for other queries. 0: nothing.",
+        min=0.0,
+    ),
+]
 # What the engine raises when the job, not the command, is at fault.
 _FAILURES = (OSError, ValueError, RuntimeError, ImportError, MemoryError)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .cache import add_cache_config
 from .cycle import add_cycle_config
 from .cycle_training import add_cycle_training_config
 from .few_shot_detection import add_few_shot_detection_config
@@ -45,6 +46,7 @@ def add_spil_d2_config(cfg: CN) -> None:
     add_cycle_config(cfg)
     add_cycle_training_config(cfg)
     add_ranker_config(cfg)
+    add_cache_config(cfg)
     # Few-shot detection by instance search.
     cfg.FEW_SHOT = CN()
     add_few_shot_stage_config(cfg)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.crops import CropGeometry, QueryGeometry, build_query_geometry
-from ..data.gallery_loader import GalleryDataset, build_gallery_loader
+from ..data.gallery_loader import GalleryDataset
 from ..data.pair_mapper import VectorTable, read_crops
 from ..modeling import QueryRCNN
 from ..structures import QUERY, Box, Query, QueryPool, RankList, RankLists, SamplePool
 from ..structures.sample_pool import check_v_policy
+from .gallery_features import FeatureCacheSettings, GalleryFeatures
 
 KERNELS = ("leave_one_out", "query_only", "top5")
 KernelOf = Callable[[int, int], Tensor]
@@ -48,6 +50,7 @@ class LocalizerSettings:
         image_format: channel order of the model.
         num_workers: decoding gallery pictures.
         v_policy: whose crops kernels are made of (D12).
+        features: where maps of gallery pictures are kept.
     """
 
     crop: QueryGeometry
@@ -58,6 +61,7 @@ class LocalizerSettings:
     image_format: str
     num_workers: int
     v_policy: str = "two_views"
+    features: FeatureCacheSettings = FeatureCacheSettings()
 
     def __post_init__(self) -> None:
         check_v_policy(self.v_policy)
@@ -76,7 +80,13 @@ class LocalizerSettings:
             image_format=cfg.INPUT.FORMAT,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             v_policy=cfg.SPIL.V_POLICY,
+            features=FeatureCacheSettings.from_config(cfg),
         )
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """What a picture's size and channels in the network depend on, JSON-like."""
+        return {"size": [self.min_size, self.max_size], "format": self.image_format}
 
 
 class Localizer:
@@ -100,6 +110,9 @@ class Localizer:
         self._gallery = {int(one["image_id"]): one for one in gallery}
         self._queries = {one.id: one for one in queries}
         self._settings = settings
+        self._features = GalleryFeatures(
+            model, settings.features, {"read_by": "detectron2", **settings.resizing}
+        )
 
     def encode_pool(
         self, pool: SamplePool, num_candidates: int, progress: bool = True
@@ -211,8 +224,7 @@ class Localizer:
             image, `scores`. Of this process's share of the images alone.
         """
         mine = sorted(wanted)[comm.get_rank() :: comm.get_world_size()]
-        loader = build_gallery_loader(self._dataset(mine), self._settings.num_workers)
-        for item in tqdm(loader, label, disable=not comm.is_main_process()):
+        for item in self._items(mine, label, self._settings.num_workers):
             image_id = int(item["image_id"])
             query_ids = list(wanted[image_id])
             kernels = torch.stack([kernel_of(query_id, image_id) for query_id in query_ids])
@@ -236,9 +248,8 @@ class Localizer:
             (query id, image id) -> box, of this process's share of the images.
         """
         mine = sorted(boxes)[comm.get_rank() :: comm.get_world_size()]
-        loader = build_gallery_loader(self._dataset(mine), self._settings.num_workers)
         refined = {}
-        for item in tqdm(loader, label, disable=not comm.is_main_process()):
+        for item in self._items(mine, label, self._settings.num_workers):
             image_id = int(item["image_id"])
             given = boxes[image_id]
             kernels = torch.stack([kernel_of(query_id, image_id) for query_id in given])
@@ -269,7 +280,7 @@ class Localizer:
                     wanted[image_id].append((one.query_id, box))
         masks = {}
         with inference_context(self._model), torch.no_grad():
-            for item in tqdm(build_gallery_loader(self._dataset(list(wanted)), 0), "masks"):
+            for item in self._items(list(wanted), "masks", 0):
                 image_id = int(item["image_id"])
                 query_ids = [query_id for query_id, _ in wanted[image_id]]
                 kernels = torch.stack([self._kernel(pool[q], image_id, vectors) for q in query_ids])
@@ -281,13 +292,12 @@ class Localizer:
     def _refine(self, item: dict, kernels: Tensor, boxes: Tensor) -> Tensor:
         """(Q, 4) boxes of a second pass, from boxes (Q, 4), both in pixels of the stored image."""
         model = self._model
-        images = model.preprocess([item["image"]])
-        features = model.encode_gallery(images)
-        scale = _network_scale(item, images.image_sizes[0])
+        features, sizes = self._features.encode(item)
+        scale = _network_scale(item, sizes[0])
         parts = zip(
             kernels.to(model.device).split(_QUERY_BATCH), (boxes * scale).split(_QUERY_BATCH)
         )
-        refined = [model.refine(features, *part, images.image_sizes).cpu() for part in parts]
+        refined = [model.refine(features, *part, sizes).cpu() for part in parts]
         moved = Boxes(torch.cat(refined) / scale)
         moved.clip((item["height"], item["width"]))
         return moved.tensor
@@ -295,34 +305,32 @@ class Localizer:
     def _segment(self, item: dict, kernels: Tensor, boxes: Tensor) -> np.ndarray:
         """(Q, H, W) bool masks of boxes (Q, 4), both in pixels of the stored image."""
         model = self._model
-        images = model.preprocess([item["image"]])
-        scaled = boxes * _network_scale(item, images.image_sizes[0])
-        soft = model.segment(
-            model.encode_gallery(images), kernels.to(model.device), scaled, images.image_sizes
-        )
+        features, sizes = self._features.encode(item)
+        scaled = boxes * _network_scale(item, sizes[0])
+        soft = model.segment(features, kernels.to(model.device), scaled, sizes)
         masks = paste_masks_in_image(soft.cpu(), boxes, (item["height"], item["width"]))
         return masks.numpy()
 
-    def _dataset(self, image_ids: Sequence[int]) -> GalleryDataset:
+    def _items(self, image_ids: Sequence[int], label: str, num_workers: int) -> Iterable[dict]:
+        """Pictures one by one for `GalleryFeatures.encode`, with a bar."""
+        records = [self._gallery[i] for i in image_ids]
+        items = self._features.items(records, self._dataset, num_workers)
+        return tqdm(items, label, total=len(records), disable=not comm.is_main_process())
+
+    def _dataset(self, records: Sequence[dict]) -> GalleryDataset:
         settings = self._settings
-        return GalleryDataset(
-            [self._gallery[i] for i in image_ids],
-            settings.min_size,
-            settings.max_size,
-            settings.image_format,
-        )
+        return GalleryDataset(records, settings.min_size, settings.max_size, settings.image_format)
 
     def _detect(self, item: dict, kernels: Tensor) -> list[Instances]:
         """One Instances a kernel, in pixels of the stored image; the picture is encoded once."""
         model = self._model
-        images = model.preprocess([item["image"]])
-        features = model.encode_gallery(images)
-        height, width = images.image_sizes[0]
+        features, sizes = self._features.encode(item)
+        height, width = sizes[0]
         found: list[Instances] = []
         # A template that is shared is the mean over all queries of the picture.
         size = len(kernels) if model.shared_template else _QUERY_BATCH
         for batch in kernels.to(model.device).split(size):
-            found += model.detect(features, batch, images.image_sizes, with_masks=False)
+            found += model.detect(features, batch, sizes, with_masks=False)
         for one in found:
             one.pred_boxes.scale(item["width"] / width, item["height"] / height)
             one.pred_boxes.clip((item["height"], item["width"]))

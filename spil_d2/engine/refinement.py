@@ -21,6 +21,7 @@ from ..data.pictures import Picture, UnreadablePictureError, read_picture
 from ..modeling import QueryRCNN
 from ..structures import Box, SearchHit
 from ..utils.artifacts import is_published
+from .gallery_features import FeatureCacheSettings, GalleryFeatures
 from .index_config import load_config
 from .localizer import LocalizerSettings
 from .presets import resolve_config
@@ -37,18 +38,23 @@ Shown = tuple[np.ndarray, Sequence[Box]]
 class Refiner:
     """A trained QueryRCNN that looks at pictures one by one. Threads may share it."""
 
-    def __init__(self, model: QueryRCNN, cfg: CfgNode):
+    def __init__(self, model: QueryRCNN, cfg: CfgNode, features: FeatureCacheSettings):
         """
         Args:
             model: trained; it is put into evaluation mode for good.
             cfg: that it was trained with.
+            features: where maps of pictures are kept, whatever the training did.
         """
         self._model = model.eval()
         self._settings = LocalizerSettings.from_config(cfg)
         self._resize = T.ResizeShortestEdge([self._settings.min_size] * 2, self._settings.max_size)
+        self._features = GalleryFeatures(
+            self._model, features, {"read_by": "pictures", **self._settings.resizing}
+        )
+        self._features.look_at_weights()
 
     @classmethod
-    def open(cls, directory: Path) -> Refiner | None:
+    def open(cls, directory: Path, features: FeatureCacheSettings) -> Refiner | None:
         """The newest localizer that `adapt` has published in `directory`, if there is one."""
         place = newest_localizer(directory)
         if place is None:
@@ -60,7 +66,7 @@ class Refiner:
         model = build_model(cfg)
         weights = torch.load(place / WEIGHTS, map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
-        return cls(model, cfg)
+        return cls(model, cfg, features)
 
     def refine(
         self, references: Sequence[Shown], hits: Sequence[SearchHit], locate: Callable[[int], Path]
@@ -89,9 +95,9 @@ class Refiner:
             # Leave one out: a picture is no evidence for itself (D14).
             rows = [vectors, *(row for image_id, row in others.items() if image_id != hit.image_id)]
             kernel = torch.cat(rows)[: max(len(vectors), self._settings.num_crops)].mean(dim=0)
-            picture = self._read(hit, locate)
-            if picture is not None:
-                yield _refined(hit, self._detect(picture, kernel))
+            item = self._item(hit, locate)
+            if item is not None:
+                yield _refined(hit, self._detect(item, kernel))
 
     def _read(self, hit: SearchHit, locate: Callable[[int], Path]) -> Picture | None:
         try:
@@ -110,17 +116,28 @@ class Refiner:
         with torch.no_grad():
             return self._model.encode_query(crops, torch.stack(inside))
 
-    def _detect(self, picture: Picture, kernel: Tensor) -> Instances:
-        """At most one instance, in pixels of the displayed picture."""
+    def _item(self, hit: SearchHit, locate: Callable[[int], Path]) -> dict | None:
+        """A hit's picture for `GalleryFeatures.encode`; it is read where its maps are not kept."""
+        key = self._features.key(locate(hit.image_id))
+        kept = self._features.recall(key)
+        if kept is not None:
+            return kept
+        picture = self._read(hit, locate)
+        if picture is None:
+            return None
         pixels = self._in_format(picture.pixels)
         resized = self._resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        size = {"height": picture.height, "width": picture.width}
+        return {"image": image, "image_id": hit.image_id, "key": key, **size}
+
+    def _detect(self, item: dict, kernel: Tensor) -> Instances:
+        """At most one instance, in pixels of the displayed picture."""
         model = self._model
         with torch.no_grad():
-            images = model.preprocess([tensor])
-            features = model.encode_gallery(images)
-            (found,) = model.detect(features, kernel[None].to(model.device), images.image_sizes)
-            return detector_postprocess(found[:1], picture.height, picture.width)
+            features, sizes = self._features.encode(item)
+            (found,) = model.detect(features, kernel[None].to(model.device), sizes)
+            return detector_postprocess(found[:1], item["height"], item["width"])
 
     def _in_format(self, image: np.ndarray) -> np.ndarray:
         """RGB in the model's order of channels."""

@@ -31,6 +31,9 @@ from .ranker_inference import RegionEmbedder
 
 logger = logging.getLogger(__name__)
 
+# Boxes whose embeddings are laid beside those of their queries at once.
+_COMPARED = 1 << 14
+
 
 @dataclass
 class Found:
@@ -142,11 +145,22 @@ def rank_regions(
         for image_id, box in zip(found.image_ids[rows].tolist(), found.boxes[rows].tolist())
     ]
     logger.info("%d boxes of %d queries, %d embedded", len(found), len(queries), len(regions))
-    embeddings = embedder.embed(regions)[place_of]
     row_of = {one.id: row for row, one in enumerate(queries)}
     of_query = np.array([row_of[query_id] for query_id in found.query_ids.tolist()], np.int64)
-    similarities = np.einsum("nd,nd->n", embeddings, shown[of_query])
+    similarities = _cosines(embedder.embed(regions), place_of, shown, of_query)
     return _lists(found, queries, similarities)
+
+
+def _cosines(
+    regions: np.ndarray, place_of: np.ndarray, queries: np.ndarray, of_query: np.ndarray
+) -> np.ndarray:
+    """(N,) cosines of rows of unit length: N boxes share the embeddings of regions and queries."""
+    similarities = np.empty(len(place_of), np.float32)
+    for start in range(0, len(place_of), _COMPARED):
+        some = slice(start, start + _COMPARED)
+        pairs = regions[place_of[some]], queries[of_query[some]]
+        similarities[some] = np.einsum("nd,nd->n", *pairs)
+    return similarities
 
 
 def shared_boxes(found: Found, share_iou: float) -> tuple[np.ndarray, np.ndarray]:

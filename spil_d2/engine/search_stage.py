@@ -14,10 +14,10 @@ from tqdm import tqdm
 from ..retrieval import (
     RegionIndex,
     SearchEngine,
-    build_index,
     build_search_engine,
     open_region_index,
     search,
+    write_index,
 )
 from ..retrieval.search import SearchSettings, read_rgb
 from ..structures import Query, RankLists
@@ -160,19 +160,20 @@ def _build(
 ) -> None:
     logger.info("%s indexes the %d images of %s", cfg.SEARCH.ENGINE, len(gallery), name)
     workers = num_index_workers(cfg)
+    facts = {"dataset": name, "engine": cfg.SEARCH.ENGINE, "fingerprint": key}
     with tqdm(total=len(gallery), desc="indexing", unit="image") as bar:
-        index = build_index(
-            engine,
-            gallery,
-            lambda done, _: bar.update(done - bar.n),
-            is_centred=cfg.SEARCH.CENTRED,
-            map_batches=(lambda files: map_regions(cfg, files, workers)) if workers else None,
-        )
-    publish_directory(
-        index_dir,
-        index.save,
-        {"dataset": name, "engine": cfg.SEARCH.ENGINE, "fingerprint": key, "images": len(index)},
-    )
+
+        def write(path: Path) -> None:
+            write_index(
+                engine,
+                gallery,
+                path,
+                lambda done, _: bar.update(done - bar.n),
+                is_centred=cfg.SEARCH.CENTRED,
+                map_batches=(lambda files: map_regions(cfg, files, workers)) if workers else None,
+            )
+
+        publish_directory(index_dir, write, {**facts, "images": len(gallery)})
 
 
 def _given_lists(path: Path, gallery: Sequence[dict], queries: Sequence[Query]) -> RankLists:

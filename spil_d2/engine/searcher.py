@@ -19,6 +19,7 @@ from ..retrieval.search import SearchSettings
 from ..structures import Box, RankList, SearchHit
 from .calibration import Calibrator
 from .file_table import GONE, INDEXED, LEAVING, FileRow
+from .gallery_features import FeatureCacheSettings
 from .index_directory import CALIBRATION, LOCALIZER, FolderIndex
 from .refinement import Refiner
 from .segments import WORKING_SIDE
@@ -29,6 +30,8 @@ Combine = Literal["mean", "max"]
 COMBINES = ("mean", "max")
 QUERY_SIDE = 2048
 """Query pictures from files are reduced to no less than this longer side."""
+FEATURES = "features"
+"""Folder of an index where `Searcher.refine` may keep maps of pictures."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,14 @@ class Searcher:
         self._settings = SearchSettings.from_config(index.config)
 
     @classmethod
-    def open(cls, index_dir: str | Path) -> Searcher:
+    def open(cls, index_dir: str | Path, cache_gb: float = 0.0) -> Searcher:
         """Open an index that `spil-d2 index` has made.
+
+        Args:
+            index_dir: of the index.
+            cache_gb: `refine` keeps what does not depend on the query in INDEX/features, at most so
+                many 10^9 bytes: the same pictures are faster then, for any query. 0 keeps nothing,
+                and nothing is written into the index.
 
         Raises:
             FileNotFoundError: there is none, or it is not complete.
@@ -148,7 +157,11 @@ class Searcher:
         if not index.manifest["is_complete"]:
             logger.warning("%s is being made, or its making was interrupted", index.directory)
         engine = build_search_engine(index.config)
-        return cls(index, engine, regions, calibrator, Refiner.open(index.directory / LOCALIZER))
+        features = FeatureCacheSettings()
+        if cache_gb:
+            features = FeatureCacheSettings(str(index.directory / FEATURES), cache_gb)
+        refiner = Refiner.open(index.directory / LOCALIZER, features)
+        return cls(index, engine, regions, calibrator, refiner)
 
     def info(self) -> dict:
         """What the index is and holds, JSON-like."""

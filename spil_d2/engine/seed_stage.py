@@ -13,7 +13,13 @@ from tqdm import tqdm
 from ..ops.numpy_boxes import BoxFilter
 from ..retrieval.proposals import build_proposal_source
 from ..retrieval.search import read_rgb
-from ..selftrain.seeds import Proposals, QuerySeeds, count_by_source, sample_seeds
+from ..selftrain.seeds import (
+    Proposals,
+    QuerySeeds,
+    count_by_source,
+    sample_seeds,
+    seed_candidates,
+)
 from ..utils.artifacts import check_fingerprint, fingerprint, is_published, publish_directory
 
 logger = logging.getLogger(__name__)
@@ -47,12 +53,19 @@ def make_seeds(cfg, gallery: Sequence[dict], folder: Path) -> QuerySeeds:
 
 
 def _propose(cfg, name: str, gallery: Sequence[dict]) -> dict[int, Proposals]:
-    """Proposals of all images; every process takes its share, the main one gets them all."""
+    """Proposals of all images that seeds are drawn from; the main process gets them all.
+
+    Every process takes its share of the images.
+    """
     source = build_proposal_source(cfg, name)
+    top_k, box_filter = cfg.CST.SEEDS.TOP_K, _box_filter(cfg)
     mine = list(gallery)[comm.get_rank() :: comm.get_world_size()]
     found: dict[int, Proposals] = {}
     for record in tqdm(mine, f"proposals: {name}", disable=not comm.is_main_process()):
-        found[int(record["image_id"])] = source(np.asarray(read_rgb(record["file_name"])))
+        proposals = source(np.asarray(read_rgb(record["file_name"])))
+        # A few of an image's hundred: those of all images are in memory together.
+        kept = seed_candidates(proposals, record, top_k, box_filter)
+        found[int(record["image_id"])] = kept
     return {image_id: one for part in comm.gather(found) for image_id, one in part.items()}
 
 
@@ -63,6 +76,11 @@ def _sample(cfg, proposals: dict, gallery: Sequence[dict]) -> QuerySeeds:
         {int(one["image_id"]): one for one in gallery},
         num_seeds=node.NUM,
         top_k=node.TOP_K,
-        box_filter=BoxFilter(node.MIN_SIDE, node.MAX_ASPECT, node.MIN_AREA, node.MAX_AREA),
+        box_filter=_box_filter(cfg),
         seed=node.SEED,
     )
+
+
+def _box_filter(cfg) -> BoxFilter:
+    node = cfg.CST.SEEDS
+    return BoxFilter(node.MIN_SIDE, node.MAX_ASPECT, node.MIN_AREA, node.MAX_AREA)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import transforms as T
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    hooks,
+)
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,7 +29,7 @@ from ..data.augmentation import RandomCropAroundBoxes
 from ..data.crops import build_query_geometry
 from ..data.pair_mapper import PairMapper, VectorTable
 from ..structures import Query, SamplePool
-from .accumulation import AccumulatingTrainer
+from .accumulation import AccumulatingTrainer, seed_torch
 from .checkpoint import AtomicPathManager
 
 OPTIMIZERS = ("SGD", "AdamW")
@@ -32,20 +43,39 @@ class SeedHook(HookBase):
         self._seed = seed
 
     def before_step(self) -> None:
-        step = self.trainer.iter * comm.get_world_size() + comm.get_rank()
-        torch.manual_seed(self._seed * 1_000_003 + step)
+        seed_torch(self._seed, self.trainer.iter)
 
 
 class StreamTrainer(DefaultTrainer):
     """DefaultTrainer on a stream that is a function of configuration and SEED.
 
     A subclass gives the trainer its loader; killed anywhere and resumed, it draws the same items
-    and the same random numbers as an undisturbed run.
+    and the same random numbers as an undisturbed run. Several processes may train on a CPU, too.
     """
 
     def __init__(self, cfg):
-        super().__init__(cfg)
+        """
+        Args:
+            cfg: frozen.
+        """
+        # Not DefaultTrainer's: it gives each process the number of a GPU, which a CPU has not.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = shared_model(model)
+        self._trainer = self.build_stepper(cfg, model, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         self.checkpointer.path_manager = AtomicPathManager()
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
 
     @property
     def unwrapped_model(self) -> Any:
@@ -59,13 +89,22 @@ class StreamTrainer(DefaultTrainer):
         return self.cfg.SPIL.LOG_PERIOD
 
     @classmethod
-    def build_train_loader(cls, cfg):
-        """Nothing yet: the loader needs what is not in the configuration."""
-        return []
-
-    @classmethod
     def build_optimizer(cls, cfg, model):
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_stepper(
+        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> SimpleTrainer:
+        """What makes one step; its loader needs what is not in the configuration, and comes later.
+
+        Args:
+            cfg: scaled to the number of processes.
+            model: of `shared_model`.
+            optimizer: of its parameters.
+        """
+        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        return trainer(model, [], optimizer)
 
     def build_hooks(self) -> list[HookBase | None]:
         own: list[HookBase | None] = [
@@ -81,8 +120,25 @@ class StreamTrainer(DefaultTrainer):
         return own
 
 
+def shared_model(model: nn.Module) -> nn.Module:
+    """The model; with several processes, one whose gradients are means over them."""
+    if comm.get_world_size() == 1:
+        return model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return DistributedDataParallel(
+        model,
+        device_ids=None if on_cpu else [comm.get_local_rank()],
+        broadcast_buffers=False,
+    )
+
+
 class LocalizerTrainer(StreamTrainer):
-    """StreamTrainer of a QueryRCNN, in parts of a batch where SOLVER.ACCUMULATE says so."""
+    """StreamTrainer of a QueryRCNN.
+
+    A batch goes through the model in parts where SOLVER.ACCUMULATE says so, and with
+    SOLVER.AMP.ENABLED in bfloat16, whose range is float32's: losses need no scale. A process with
+    n parts samples what n processes sample: the training is the same.
+    """
 
     def __init__(self, cfg):
         """
@@ -94,14 +150,20 @@ class LocalizerTrainer(StreamTrainer):
         """
         _check_accumulation(cfg)
         super().__init__(cfg)
-        if cfg.SOLVER.ACCUMULATE > 1:
-            self._trainer = AccumulatingTrainer(
-                self.model,
-                self.data_loader,
-                self.optimizer,
-                cfg.SOLVER.ACCUMULATE,
-                cfg.SPIL.BOX_NORMALIZER,
-            )
+
+    @classmethod
+    def build_stepper(
+        cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> SimpleTrainer:
+        return AccumulatingTrainer(
+            model,
+            [],
+            optimizer,
+            cfg.SOLVER.ACCUMULATE,
+            cfg.SPIL.BOX_NORMALIZER,
+            seed=cfg.SEED,
+            precision=torch.bfloat16 if cfg.SOLVER.AMP.ENABLED else torch.float32,
+        )
 
 
 def _check_accumulation(cfg) -> None:
@@ -111,10 +173,6 @@ def _check_accumulation(cfg) -> None:
         raise ValueError(
             f"SOLVER.ACCUMULATE is {parts}: use a divisor of the {share} items that a process "
             "takes of SOLVER.IMS_PER_BATCH"
-        )
-    if parts > 1 and cfg.SOLVER.AMP.ENABLED:
-        raise ValueError(
-            f"SOLVER.ACCUMULATE is {parts}: use 1 with SOLVER.AMP.ENABLED, or switch that off"
         )
 
 

@@ -1,6 +1,6 @@
 from .engines import DASR, SEARCH_ENGINE_REGISTRY, Grid, Regions, SearchEngine, build_search_engine
 from .index import RegionIndex, create_region_index, open_region_index
-from .search import build_index, embed_queries, search
+from .search import build_index, embed_queries, search, write_index
 from .whitening import Whitening
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "embed_queries",
     "open_region_index",
     "search",
+    "write_index",
 ]

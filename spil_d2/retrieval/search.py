@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +21,23 @@ from .index import RegionIndex, create_region_index
 from .rerank import KReciprocal
 
 _BATCH = 8
+# Regions that `write_index` has in memory.
+_HELD_REGIONS = 1 << 15
 
 BatchMap = Callable[[Sequence[Sequence[str]]], Iterable[list[Regions]]]
 ImageReader = Callable[[int], np.ndarray]
+Progress = Callable[[int, int], None]
 
 
 def build_index(
     engine: SearchEngine,
     gallery: Sequence[Mapping[str, Any]],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     is_centred: bool = False,
     map_batches: BatchMap | None = None,
 ) -> RegionIndex:
-    """Index a gallery.
+    """Index a gallery in memory.
 
     Args:
         engine: finds and embeds the regions.
@@ -44,18 +49,56 @@ def build_index(
     Raises:
         ValueError: for a picture that cannot be read, naming its file.
     """
+    index = create_region_index("exact", is_centred=is_centred)
+    for ids, regions in _batches(map_batches or _map_here(engine), gallery, progress):
+        index.add(ids, regions)
+    return index
+
+
+def write_index(
+    engine: SearchEngine,
+    gallery: Sequence[Mapping[str, Any]],
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    is_centred: bool = False,
+    map_batches: BatchMap | None = None,
+) -> None:
+    """What `build_index` makes, straight into a directory: some vectors at a time are in memory.
+
+    Args:
+        directory: without an index. Until all is done the regions lie in a folder of it, too.
+        engine, gallery, progress, is_centred, map_batches: as for `build_index`.
+
+    Raises:
+        ValueError: for a picture that cannot be read, naming its file.
+    """
+    scratch = directory / "embeddings"
+    # The mean is known in the end, so what is written first is not centred.
+    with create_region_index("exact", scratch) as index:
+        held = 0
+        for ids, regions in _batches(map_batches or _map_here(engine), gallery, progress):
+            index.add(ids, regions)
+            held += sum(len(one.boxes) for one in regions)
+            if held >= _HELD_REGIONS:
+                index.persist()
+                held = 0
+        index.save(directory, is_centred=is_centred)
+    shutil.rmtree(scratch)
+
+
+def _batches(
+    map_batches: BatchMap, gallery: Sequence[Mapping[str, Any]], progress: Progress | None
+) -> Iterator[tuple[list[int], list[Regions]]]:
+    """Image ids and regions of some pictures at a time, in the order of the gallery."""
     batches = [gallery[start : start + _BATCH] for start in range(0, len(gallery), _BATCH)]
     files = [[str(item["file_name"]) for item in batch] for batch in batches]
-    index = create_region_index("exact", is_centred=is_centred)
-    ids: list[int] = []
-    regions: list[Regions] = []
-    for batch, found in zip(batches, (map_batches or _map_here(engine))(files)):
-        ids += [int(item["image_id"]) for item in batch]
-        regions += found
+    done = 0
+    for batch, found in zip(batches, map_batches(files)):
+        yield [int(item["image_id"]) for item in batch], found
+        done += len(batch)
         if progress is not None:
-            progress(len(ids), len(gallery))
-    index.add(ids, regions)
-    return index
+            progress(done, len(gallery))
 
 
 def _map_here(engine: SearchEngine) -> BatchMap:

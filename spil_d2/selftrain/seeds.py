@@ -168,6 +168,29 @@ def sample_seeds(
     return QuerySeeds(image_ids, boxes, scores, sources, tuple(proposals))
 
 
+def seed_candidates(
+    proposals: Proposals, record: Mapping, top_k: int, box_filter: BoxFilter
+) -> Proposals:
+    """Which proposals of an image seeds are drawn from; of these, it is all.
+
+    Args:
+        proposals: of the image.
+        record: its Detectron2 dataset dict.
+        top_k, box_filter: as for `sample_seeds`.
+
+    Returns:
+        Boxes (K, 4) inside the image and scores (K,), float32, best first.
+    """
+    boxes, scores = proposals
+    width, height = record["width"], record["height"]
+    boxes = clip_boxes(boxes, width, height)
+    scores = np.asarray(scores, np.float32)
+    kept = np.flatnonzero(box_filter.keeps(boxes, width, height))
+    # Scores may be equal, and then the source's own order counts.
+    kept = kept[np.argsort(-scores[kept], kind="stable")][:top_k]
+    return boxes[kept], scores[kept]
+
+
 def _candidates(
     of_images: Mapping[int, Proposals],
     gallery: Mapping[int, dict],
@@ -179,15 +202,8 @@ def _candidates(
         (np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     ]
     for image_id in sorted(of_images):
-        boxes, scores = of_images[image_id]
-        width, height = gallery[image_id]["width"], gallery[image_id]["height"]
-        boxes = clip_boxes(boxes, width, height)
-        kept = np.flatnonzero(box_filter.keeps(boxes, width, height))
-        # Scores may be equal, and then the source's own order counts.
-        kept = kept[np.argsort(-np.asarray(scores)[kept], kind="stable")][:top_k]
-        parts.append(
-            (np.full(len(kept), image_id, np.int64), boxes[kept], scores[kept].astype(np.float32))
-        )
+        kept = seed_candidates(of_images[image_id], gallery[image_id], top_k, box_filter)
+        parts.append((np.full(len(kept[0]), image_id, np.int64), *kept))
     image_ids, boxes, scores = (np.concatenate(column) for column in zip(*parts))
     return image_ids, boxes, scores
 

@@ -17,6 +17,7 @@ from spil_d2.cli.options import pair_boxes, parse_box, read_query_file
 from spil_d2.data.datasets.instance_search import load_queries
 from spil_d2.data.datasets.synthetic import build_demo_gallery
 from spil_d2.engine import adapt as adapt_module
+from spil_d2.engine.searcher import Searcher
 
 ROOT = Path(__file__).parents[2]
 INSTANT = ROOT / "configs/quick_schedules/spil_tiny_instant_test.yaml"
@@ -92,6 +93,21 @@ def test_low_scores_are_left_out(demo) -> None:
     assert len(json.loads(kept.stdout)) in (2, 3)
     none = run("search", index, *options, "--min-score", 1.0)
     assert none.exit_code == 0 and "Nothing was found" in none.stdout
+
+
+def test_a_cache_is_written_only_where_it_is_asked_for(demo, monkeypatch) -> None:
+    _, index, file_name, box, _ = demo
+    asked, open_index = [], Searcher.open
+
+    def open_noted(place, cache_gb=0.0):
+        asked.append(cache_gb)
+        return open_index(place, cache_gb)
+
+    monkeypatch.setattr(Searcher, "open", open_noted)
+    options = ("search", index, "--query", file_name, "--box", box)
+    assert run(*options).exit_code == run(*options, "--cache-gb", 1.5).exit_code == 0
+    assert asked == [0.0, 1.5]
+    assert run(*options, "--cache-gb", -1).exit_code == 2
 
 
 def test_info(demo) -> None:

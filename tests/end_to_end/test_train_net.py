@@ -159,7 +159,6 @@ def test_an_output_folder_in_use_is_refused(train_net, tmp_path) -> None:
         (["COATTENTION.EXTRAS", "on"], "COATTENTION.EXTRAS is 'on'.*extra_gt.*ignore.*off"),
         (["SOLVER.ACCUMULATE", "3"], "SOLVER.ACCUMULATE is 3: use a divisor of the 2 items"),
         (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0"),
-        (["SOLVER.ACCUMULATE", "2", "SOLVER.AMP.ENABLED", "True"], "use 1 with SOLVER.AMP"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(

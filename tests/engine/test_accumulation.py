@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spil_d2 import get_cfg
-from spil_d2.engine.accumulation import AccumulatingTrainer, accumulate_gradients
+from spil_d2.engine.accumulation import (
+    AccumulatingTrainer,
+    accumulate_gradients,
+    seed_torch,
+)
 from spil_d2.engine.presets import resolve_config
 
 TINY = Path(__file__).parents[2] / "configs" / "Base-SPIL-tiny.yaml"
@@ -100,10 +106,12 @@ def test_parts_give_the_gradients_of_the_whole_batch(model, parts: int, negative
 def test_an_item_without_a_foreign_query_counts_as_one_map(
     model, normalizer: str, monkeypatch
 ) -> None:
-    """Maps 2 + 2 against 1 + 1: the parts weigh 2/3 and 1/3, or 1/2 each by their boxes."""
+    """Maps 2 + 2 against 1 + 1: the parts weigh 2/3 and 1/3, or 1/2 each by their boxes.
+
+    The first part has the first and the third item."""
     for part in (model.proposal_generator, model.roi_heads.box_predictor):
         monkeypatch.setattr(part, "box_normalizer", normalizer)
-    batch = [_item(0), _item(1), _item(2, negative=False), _item(3, negative=False)]
+    batch = [_item(0), _item(2, negative=False), _item(1), _item(3, negative=False)]
     whole, _ = _step(model, batch, 1, normalizer)
     parts, gradients = _step(model, batch, 2, normalizer)
     _check_equal(whole, parts)
@@ -111,11 +119,59 @@ def test_an_item_without_a_foreign_query_counts_as_one_map(
     boxed = {"loss_mask", *({"loss_rpn_loc", "loss_box_reg"} if normalizer == "positive" else ())}
     model.zero_grad()
     with EventStorage():
-        for part, share in ((batch[:2], 2 / 3), (batch[2:], 1 / 3)):
+        for part, share in ((batch[::2], 2 / 3), (batch[1::2], 1 / 3)):
             losses = model(part)
             sum((0.5 if name in boxed else share) * one for name, one in losses.items()).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     _check_equal(expected, gradients)
+
+
+def _curve(model: nn.Module, parts: int, precision: torch.dtype) -> list[float]:
+    """Total losses of three steps on two items, which begin with the same weights."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    batches = [[_item(0), _item(1)]] * 3
+    trainer = AccumulatingTrainer(model, batches, optimizer, parts, "positive", precision=precision)
+    losses = []
+    with EventStorage() as storage:
+        for trainer.iter in range(len(batches)):
+            trainer.run_step()
+            losses.append(storage.latest()["total_loss"][0])
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    return losses
+
+
+def test_parts_and_mixed_precision_give_the_same_loss_curve(model) -> None:
+    """Exactly the same in parts, as all maps have equally many RoIs; bfloat16 has 8 bits."""
+    seen = set()
+    fc = model.roi_heads.box_head.fc1
+    handle = fc.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+    try:
+        whole = _curve(model, 1, torch.float32)
+        in_parts = _curve(model, 2, torch.float32)
+        assert seen == {torch.float32}
+        mixed = _curve(model, 2, torch.bfloat16)
+    finally:
+        handle.remove()
+    assert seen == {torch.float32, torch.bfloat16}
+    assert whole[-1] < 0.95 * whole[0]
+    assert in_parts == pytest.approx(whole, rel=1e-4)
+    assert mixed != in_parts
+    assert mixed == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.parametrize(("world", "parts"), [(1, 4), (2, 2), (4, 1)])
+def test_a_process_with_parts_samples_what_as_many_processes_sample(
+    monkeypatch, world: int, parts: int
+) -> None:
+    seeds = {}
+    monkeypatch.setattr(comm, "get_world_size", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        for part in range(parts):
+            seed_torch(7, 3, part, parts)
+            seeds[rank + world * part] = torch.initial_seed()
+    assert seeds == {virtual: 7 * 1_000_003 + 3 * 4 + virtual for virtual in range(4)}
 
 
 class Line(nn.Module):

@@ -16,7 +16,7 @@ from spil_d2.engine.adapt import MIN_QUERIES, AdaptSettings, adapt
 from spil_d2.engine.folder_index import index_folder
 from spil_d2.engine.index_directory import LOCALIZER
 from spil_d2.engine.refinement import newest_localizer
-from spil_d2.engine.searcher import Searcher
+from spil_d2.engine.searcher import FEATURES, Searcher
 from spil_d2.structures import RankLists
 
 pytestmark = pytest.mark.timeout(600)
@@ -58,6 +58,22 @@ def test_the_localizer_serves_refinement(adapted, demo_queries) -> None:
             json.dumps(hit.mask)
             assert mask_util.decode(hit.mask).shape == (height, width)
     assert any(hit.mask is not None for hit in refined)
+
+
+def test_maps_of_refined_pictures_are_kept_where_it_is_asked_for(adapted, demo_queries) -> None:
+    def refined(cache_gb: float):
+        with Searcher.open(adapted, cache_gb) as searcher:
+            one = demo_queries[0].primary
+            query = searcher.query_image(one.file_name, [one.box])
+            return list(searcher.refine([query], searcher.search([query], 3)))
+
+    exact = refined(0)
+    assert not (adapted / FEATURES).exists()
+    first = refined(0.1)
+    assert len(list((adapted / FEATURES).iterdir())) == 3
+    assert refined(0.1) == first
+    assert [hit.score for hit in first] == pytest.approx([hit.score for hit in exact], abs=1e-3)
+    shutil.rmtree(adapted / FEATURES)
 
 
 def test_a_lost_picture_is_left_out_and_the_others_come(adapted, demo_queries, caplog) -> None:

@@ -50,6 +50,19 @@ def some_boxes(seed: int, count: int, num_queries: int = 3, num_images: int = 4)
 GALLERY = [{"image_id": i, "file_name": f"image {i}" + "x" * i} for i in range(4)]
 
 
+def test_boxes_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, queries, embedder = some_boxes(5, 40), queries_of(3), BoxEmbedder()
+    lists = lists_by_score(found, queries)
+    at_once = rank_regions(lists, embedder, queries, GALLERY, share_iou=0.5)
+    monkeypatch.setattr("spil_d2.engine.region_search._COMPARED", 7)
+    in_parts = rank_regions(lists, embedder, queries, GALLERY, share_iou=0.5)
+    for query_id in at_once:
+        one, other = at_once[query_id], in_parts[query_id]
+        np.testing.assert_array_equal(one.image_ids, other.image_ids)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.similarities, other.similarities)
+
+
 def test_regions_are_ranked_by_their_cosine_with_the_query() -> None:
     found, queries, embedder = some_boxes(0, 40), queries_of(4), BoxEmbedder()
     lists = rank_regions(lists_by_score(found, queries), embedder, queries, GALLERY)

@@ -9,12 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from spil_d2 import get_cfg
 from spil_d2.data.build import StreamSampler
-from spil_d2.data.datasets.instance_search import load_gallery, load_queries
+from spil_d2.data.datasets.instance_search import (
+    load_gallery,
+    load_queries,
+    register_instance_search,
+)
 from spil_d2.engine.label_settings import LabelSettings
 from spil_d2.engine.label_verification import build_verifier
 from spil_d2.engine.list_expansion import build_list_expander
@@ -22,10 +27,11 @@ from spil_d2.engine.localizer import Localizer, LocalizerSettings
 from spil_d2.engine.presets import resolve_config
 from spil_d2.engine.search_stage import search_dataset
 from spil_d2.engine.self_training import SelfTraining
+from spil_d2.engine.trainer import SpilTrainer
 from spil_d2.structures import Query
 
 INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/spil_tiny_instant_test.yaml"
-
+NAME = "ins_two_processes"
 
 FEW_SHOT = (
     *("SEARCH.TOP_K", 3, "SPIL.TRAIN_TOP_K", 2, "TEST.DETECTIONS_PER_IMAGE", 3),
@@ -33,14 +39,60 @@ FEW_SHOT = (
     *("FEW_SHOT.QE.TOP_K", 5, "FEW_SHOT.VERIFY.ENABLED", True, "FEW_SHOT.SECOND_PASS.LABELS", True),
     *("FEW_SHOT.IGNORE_OTHERS.ENABLED", True),
 )
+# Each item has a foreign query. Pictures of one batch have one size: at once they would be padded
+# to the largest, and have anchors there. Moving boxes by colours is the main process's, and slow.
+TRAINING = (
+    *("DATASETS.TRAIN", (NAME,), "DATASETS.TEST", (), "SPIL.MAX_SHARED_IMAGES", 1.0),
+    *("SPIL.REFINE_BOXES", "none", "MODEL.BF16", "off", "INPUT.CROP_AROUND_BOXES", 0.0),
+)
 
 
 def run(dataset: Path, output: Path) -> None:
-    """Publish stages 0 and 1, then again with what few-shot detection adds to them.
+    """Publish stages 0 and 1, again with what few-shot detection adds to them, and train.
 
-    Writes what this process saw as `RANK.json`, in `output` and in `output/few_shot`.
+    Writes what this process saw as `RANK.json`, in `output` and in its folders. One process trains
+    on its batch at once, and in two parts.
     """
     torch.set_num_threads(1)
+    _make_all_stages(dataset, output)
+    register_instance_search(NAME, dataset)
+    _train(output / "trained", 1)
+    if comm.get_world_size() == 1:
+        _train(output / "in_parts", 2)
+
+
+def _train(output: Path, parts: int) -> None:
+    """The two stages of the instant schedule, each with its iterations."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(INSTANT))
+    cfg.merge_from_list([*TRAINING, "OUTPUT_DIR", str(output), "SOLVER.ACCUMULATE", parts])
+    resolve_config(cfg)
+    cfg.freeze()
+    # As Detectron2's default_setup, which gives each process other weights to start with.
+    torch.manual_seed(comm.get_rank())
+    trainer = SpilTrainer(cfg)
+    losses = _Losses()
+    trainer.register_hooks([losses])
+    trainer.train()
+    weights = hashlib.sha256()
+    for value in trainer.unwrapped_model.state_dict().values():
+        weights.update(value.numpy().tobytes())
+    seen = {"losses": losses.seen, "weights": weights.hexdigest()}
+    (output / f"{comm.get_rank()}.json").write_text(json.dumps(seen))
+
+
+class _Losses(HookBase):
+    """Keeps the total loss of each iteration, the mean over all processes."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def after_step(self) -> None:
+        if comm.is_main_process():
+            self.seen.append(self.trainer.storage.latest()["total_loss"][0])
+
+
+def _make_all_stages(dataset: Path, output: Path) -> None:
     cfg = get_cfg()
     cfg.merge_from_file(str(INSTANT))
     cfg.MODEL.BF16 = "off"

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from spil_d2.ops.numpy_boxes import BoxFilter
-from spil_d2.selftrain.seeds import QuerySeeds, count_by_source, sample_seeds
+from spil_d2.selftrain.seeds import (
+    QuerySeeds,
+    count_by_source,
+    sample_seeds,
+    seed_candidates,
+)
 
 ALL = BoxFilter()
 
@@ -125,3 +130,18 @@ def test_a_damaged_file_is_named(tmp_path) -> None:
     (tmp_path / "seeds.npz").write_bytes(b"junk")
     with pytest.raises(ValueError, match="seeds.npz is not a readable"):
         QuerySeeds.load(tmp_path / "seeds.npz")
+
+
+def test_what_seeds_are_drawn_from_may_be_chosen_before() -> None:
+    """Choosing an image's best proposals first, and again when seeds are drawn, changes nothing."""
+    proposals, gallery = {"a": _proposals(1), "b": _proposals(2)}, _gallery()
+    settings = {"top_k": 2, "box_filter": BoxFilter(min_side=8)}
+    chosen = {
+        name: {i: seed_candidates(one, gallery[i], **settings) for i, one in of_images.items()}
+        for name, of_images in proposals.items()
+    }
+    assert max(len(boxes) for boxes, _ in chosen["a"].values()) == 2
+    before, after = (_sample(some, 40, **settings) for some in (proposals, chosen))
+    np.testing.assert_array_equal(before.boxes, after.boxes)
+    np.testing.assert_array_equal(before.scores, after.scores)
+    np.testing.assert_array_equal(before.image_ids, after.image_ids)

@@ -136,8 +136,13 @@ class RegionIndex(ABC):
         """Persist as one part without the deleted images, centred by the present mean."""
 
     @abstractmethod
-    def save(self, directory: str | Path) -> None:
-        """Write a compacted copy into a directory, which may exist but must hold no index."""
+    def save(self, directory: str | Path, *, is_centred: bool | None = None) -> None:
+        """Write a compacted copy into a directory, which may exist but must hold no index.
+
+        Args:
+            directory: of the copy.
+            is_centred: whether the copy is; None for as this one.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -23,14 +23,13 @@ class ExactIndex(SegmentedIndex):
         super().__init__(is_centred=is_centred)
 
     def _write_vectors(self, path: Path, name: str, source: VectorSource) -> None:
-        array = np.lib.format.open_memmap(
-            path / EMBEDDINGS_NAME, "w+", dtype=np.float16, shape=source.shape
-        )
-        start = 0
-        for block in source:
-            array[start : start + len(block)] = block
-            start += len(block)
-        array.flush()
+        header = {"descr": "<f2", "fortran_order": False, "shape": source.shape}
+        # Not through a memory map: on a full disk that ends the process, and what was written
+        # counts as its memory.
+        with open(path / EMBEDDINGS_NAME, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in source:
+                file.write(np.ascontiguousarray(block, "<f2").data)
 
     def _open_vectors(self, path: Path, name: str) -> Vectors:
         file = path / EMBEDDINGS_NAME

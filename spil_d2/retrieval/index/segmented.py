@@ -234,8 +234,9 @@ class SegmentedIndex(RegionIndex):
     def compact(self) -> None:
         self._persist(merge_all=True)
 
-    def save(self, directory: str | Path) -> None:
-        copy = type(self)(is_centred=self.is_centred, **self._settings_of_copy())
+    def save(self, directory: str | Path, *, is_centred: bool | None = None) -> None:
+        is_centred = self.is_centred if is_centred is None else is_centred
+        copy = type(self)(is_centred=is_centred, **self._settings_of_copy())
         copy._settle(Path(directory))
         try:
             copy._change_head(dimension=self.dimension)

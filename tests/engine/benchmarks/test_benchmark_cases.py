@@ -25,6 +25,14 @@ def _run(name: str) -> list[dict[str, Any]]:
     return result["rows"]
 
 
+def test_cache_finds_the_same_boxes() -> None:
+    for row in _run("cache"):
+        assert row["max_abs_diff"] == row["half_diff"] == 0 and row["boxes"] > 0
+        assert row["moved_by_rounding"] == 0
+        assert row["half_files"] == row["pictures"] // 2 and row["half_share"] <= 0.5
+        assert row["bytes_a_picture"] > 0 and row["detect_seconds"] > 0
+
+
 def test_dasr_finds_the_boxes_of_one_backward_a_peak() -> None:
     full, fast = _run("dasr")
     assert full["max_abs_diff"] < 0.5
