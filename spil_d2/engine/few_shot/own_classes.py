@@ -35,7 +35,7 @@ from .task import with_keys
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIG = "FewShot/own_classes.yaml"
+DEFAULT_CONFIG = "FewShot/Base-OwnClasses-tiny.yaml"
 MIN_ITERATIONS = 10
 _NUM_PICTURES = 10
 
