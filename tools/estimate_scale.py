@@ -72,7 +72,7 @@ CST_LOCALIZER = Localizer(0.084, 0.0044)
 
 # python tools/benchmark.py growth (docs/PERFORMANCE.md): what the stage and the round take beside
 # the localizer, for a pseudo label (crops, GrabCut, co-attention mask) and for an embedded box.
-TARGET_SECONDS, BOX_SECONDS = 0.27, 0.019
+TARGET_SECONDS, BOX_SECONDS = 0.10, 0.0070
 # python tools/benchmark.py evaluation (docs/PERFORMANCE.md): twice the regions take four times.
 DBSCAN_SECONDS, DBSCAN_REGIONS = 350.0, 200_000
 # Of objects in memory, by tracemalloc: a Detectron2 record and its place in a dictionary; the box
