@@ -76,19 +76,20 @@ def loss_curves(
             replace(settings, repeats=1),
             warm_up=False,
         )
-        reference = measured.reference
-        rows.append(
-            {
-                **measured.row,
-                "mean_abs_diff": float(np.abs(reference - measured.ours).mean()),
-                "noise": float(np.abs(reference - other_seed).mean()),
-                "iterations": count,
-                "batch": size,
-                "first_loss": float(reference[0]),
-                "last_loss": float(reference[-1]),
-            }
-        )
+        figures = _figures(measured.reference, measured.ours, other_seed)
+        rows.append({**measured.row, **figures, "batch": size})
     return rows
+
+
+def _figures(reference: np.ndarray, ours: np.ndarray, other_seed: np.ndarray) -> dict[str, Any]:
+    """What a row says of curves (N,)."""
+    return {
+        "mean_abs_diff": float(np.abs(reference - ours).mean()),
+        "noise": float(np.abs(reference - other_seed).mean()),
+        "iterations": len(reference),
+        "first_loss": float(reference[0]),
+        "last_loss": float(reference[-1]),
+    }
 
 
 def _loss_curve(cfg: CfgNode, batches: Sequence[list[dict]], way: Way) -> np.ndarray:
