@@ -6,6 +6,9 @@
         --preset Base-CST.yaml --opts MODEL.WEIGHTS W.pth
 
 multi_query   queries on one picture, encoded once and batched; against a full pass for each
+cache         a shortlist again, its maps being kept on disk; against the first pass
+training      an iteration of SPIL; against Mask R-CNN R50-FPN, and in parts or mixed precision
+growth        index, search, stage and round as the gallery grows; against linear growth
 dasr          salient regions of all peaks together, and traced less far; against a backward a peak
 coattention   pseudo masks by power iteration; against the covariance and its eigenvectors
 evaluation    INS-PRW with 30,000 boxes a query, and DBSCAN of 200,000 regions; against loops

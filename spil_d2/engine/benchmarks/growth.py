@@ -34,7 +34,8 @@ def growth(settings: BenchmarkSettings) -> list[dict[str, Any]]:
         found for the smallest gallery's images within both, "compared" says of how many things.
         Of all sizes: "images" (regions, where these are clustered), "seconds", "peak_mib" and
         "own_mib" of memory, the second without mapped files, and counts. "exponent" is the slope
-        of log seconds over log images, "bytes_per_image" that of the own memory over images.
+        of log seconds over log images; "seconds_per_image" and "bytes_per_image" are the slopes of
+        seconds and of the own memory over images.
     """
     with tempfile.TemporaryDirectory() as name, picture_folder(settings) as root:
         folder = Path(name)
@@ -153,6 +154,7 @@ def growth_row(
         "max_abs_diff": difference,
         "device": device,
         "exponent": _slope(np.log(sizes), np.log(seconds)),
+        "seconds_per_image": _slope(np.asarray(sizes, np.float64), np.asarray(seconds)),
         "bytes_per_image": _slope(np.asarray(sizes, np.float64), np.asarray(own) * 2**20),
         "images": list(sizes),
         "seconds": [round(one, 3) for one in seconds],

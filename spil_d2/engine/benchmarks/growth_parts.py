@@ -323,11 +323,12 @@ def cluster_made_up(part: MadeUp) -> Step:
     clusters, (seconds, own_mib) = _measure(
         part, lambda: cluster_regions(*some, ClusteringSettings())
     )
-    # Of each region the first one that shares its cluster, which more regions do not change.
-    first = {label: i for i, label in reversed(list(enumerate(clusters.labels[: part.common])))}
+    # More regions may join two clusters and part none: a region stays with the first of its own.
+    fewer = cluster_regions(*(one[: part.common] for one in some), ClusteringSettings()).labels
+    first = {label: i for i, label in reversed(list(enumerate(fewer.tolist())))}
     outputs: Outputs = {
-        i: np.array([first[label]])
-        for i, label in enumerate(clusters.labels[: part.common].tolist())
+        i: np.array([clusters.labels[i] != clusters.labels[first[label]]], np.float64)
+        for i, label in enumerate(fewer.tolist())
         if label >= 0
     }
     return Step(seconds, own_mib, outputs, {"clusters": clusters.num_clusters})

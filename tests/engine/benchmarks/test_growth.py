@@ -44,6 +44,7 @@ def test_a_row_has_the_exponent_the_slope_of_memory_and_the_largest_difference()
     row = _row(2.0)
     assert row["exponent"] == pytest.approx(2.0)
     assert row["bytes_per_image"] == pytest.approx(1024, rel=1e-6)
+    assert _row(1.0)["seconds_per_image"] == pytest.approx(0.05)
     assert row["reference_seconds"] == pytest.approx(4.0) and row["our_seconds"] == 32.0
     assert row["ratio"] == pytest.approx(1 / 8)
     assert (row["compared"], row["max_abs_diff"]) == (1, 0.25)
