@@ -57,6 +57,7 @@ setup(
         "dev": [
             "pytest",
             "pytest-timeout",
+            "hypothesis",
             "ruff",
             "mypy",
             "nbclient",
