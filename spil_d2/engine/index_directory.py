@@ -7,6 +7,7 @@ regions/         a RegionIndex
 calibration.npz  from similarities to scores
 segments/        work that is not in the regions yet
 localizer/       what `adapt` has trained, if it has
+features/        encoded gallery images, where a cache was asked for (`CACHE.FEATURES`, `--cache-gb`)
 """
 
 from __future__ import annotations

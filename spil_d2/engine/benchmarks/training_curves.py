@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ _SMALL = [
     *("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1),
 ]
 _PARTS = 2
+_OTHER_SEEDS = (1, 2, 3)
 
 Way = tuple[int, bool, int]
 """Parts of a batch, whether in mixed precision, and the seed of what is sampled."""
@@ -51,9 +53,9 @@ def loss_curves(
 
     Returns:
         A row for SOLVER.ACCUMULATE and one for SOLVER.AMP.ENABLED. "max_abs_diff" is of the total
-        losses of the same iteration, "mean_abs_diff" likewise; "noise" is the mean difference that
-        another seed of the sampled anchors and RoIs makes, "first_loss" and "last_loss" are those
-        of the reference.
+        losses of the same iteration. "noise" is the mean difference of two references with
+        different seeds of the sampled anchors and RoIs, "mean_abs_diff" that of our way and a
+        reference, over all pairs each; "first_loss" and "last_loss" are those of the reference.
     """
     cfg = cfg.clone()
     cfg.merge_from_list(_SMALL if settings.is_small else _CURVE)
@@ -65,7 +67,7 @@ def loss_curves(
         return lambda: _loss_curve(cfg, batches, way)
 
     # First, so that what only the first run takes is in no time.
-    other_seed = curve((1, False, 1))()
+    others = [curve((1, False, seed))() for seed in _OTHER_SEEDS]
     rows = []
     for name, way in ((f"in {_PARTS} parts", (_PARTS, False, 0)), ("AMP", (1, True, 0))):
         measured = compare(
@@ -76,19 +78,20 @@ def loss_curves(
             replace(settings, repeats=1),
             warm_up=False,
         )
-        figures = _figures(measured.reference, measured.ours, other_seed)
+        figures = _figures([measured.reference, *others], measured.ours)
         rows.append({**measured.row, **figures, "batch": size})
     return rows
 
 
-def _figures(reference: np.ndarray, ours: np.ndarray, other_seed: np.ndarray) -> dict[str, Any]:
-    """What a row says of curves (N,)."""
+def _figures(references: Sequence[np.ndarray], ours: np.ndarray) -> dict[str, Any]:
+    """What a row says of curves (N,), the references being those of different seeds."""
+    pairs = itertools.combinations(references, 2)
     return {
-        "mean_abs_diff": float(np.abs(reference - ours).mean()),
-        "noise": float(np.abs(reference - other_seed).mean()),
-        "iterations": len(reference),
-        "first_loss": float(reference[0]),
-        "last_loss": float(reference[-1]),
+        "mean_abs_diff": float(np.mean([np.abs(one - ours).mean() for one in references])),
+        "noise": float(np.mean([np.abs(one - other).mean() for one, other in pairs])),
+        "iterations": len(ours),
+        "first_loss": float(references[0][0]),
+        "last_loss": float(references[0][-1]),
     }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from spil_d2.engine.benchmarks import BenchmarkSettings, run_benchmark
 from spil_d2.engine.benchmarks.training import count_gmac
+from spil_d2.engine.benchmarks.training_curves import _figures
 
 from ...programs import restored_loggers
 
@@ -28,8 +30,18 @@ def test_iterations_learn_from_the_same_pictures_and_curves_agree() -> None:
     assert detector["overhead"] == pytest.approx(slower / operations - 1)
     assert detector["data_share"] == detector["data_seconds"] / detector["our_seconds"] > 0
     for row in (parts, mixed):
-        assert 0 < row["mean_abs_diff"] <= row["max_abs_diff"] < 0.2 * row["first_loss"]
-    assert mixed["mean_abs_diff"] < 0.05 * mixed["first_loss"]
+        assert 0 < row["max_abs_diff"] < 0.2 * row["first_loss"]
+        assert 0 < row["mean_abs_diff"] < 0.2 * row["first_loss"]
+    # Rounding, and with it another sampled anchor now and then, is less than other seeds make.
+    assert mixed["max_abs_diff"] < 0.05 * mixed["first_loss"]
+
+
+def test_noise_is_between_seeds_and_the_difference_to_each_of_them() -> None:
+    references = [np.array([0.0, 0.0]), np.array([1.0, 1.0]), np.array([2.0, 4.0])]
+    figures = _figures(references, np.array([1.0, 1.0]))
+    # By hand: |0 - 1|, |0 - (2, 4)| and |1 - (2, 4)|; 1, 0 and 2.
+    assert figures["noise"] == pytest.approx((1 + 3 + 2) / 3)
+    assert figures["mean_abs_diff"] == pytest.approx((1 + 0 + 2) / 3)
 
 
 @pytest.mark.parametrize("learns_picture", [False, True])
