@@ -7,7 +7,7 @@ RUN := cd "$(ROOT)" && "$(VENV)/bin/python"
 TYPED := spil_d2/structures spil_d2/ops spil_d2/retrieval spil_d2/evaluation spil_d2/utils spil_d2/selftrain
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types clean
+.PHONY: help setup demo test lint types audit clean
 
 help: ## show this
 	@echo "spil_d2: instance search with localization on Detectron2"; echo
@@ -20,7 +20,7 @@ demo: setup ## search, train and report on example pictures; the result is in ou
 	@$(RUN) tools/demo.py --output output/demo
 
 test: setup ## run the tests
-	@$(RUN) -m pytest tests -q
+	@$(RUN) -m pytest tests -q -n 2 --dist loadgroup
 
 lint: setup ## check style and format
 	@$(RUN) -m ruff check .
@@ -28,6 +28,9 @@ lint: setup ## check style and format
 
 types: setup ## check types
 	@$(RUN) -m mypy $(TYPED)
+
+audit: setup ## look up known vulnerabilities of what is installed
+	@$(RUN) scripts/audit.py
 
 clean: ## remove caches and built files; .venv and output stay
 	@cd "$(ROOT)" && rm -rf build .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -24,6 +24,7 @@ from spil_d2.data.datasets.few_shot_prepare import write_fewx_list, write_shot_f
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,6 +71,7 @@ def novel_names(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the shots; returns the exit code."""
     args = parse_args(argv)
     try:
         if args.rule == "fewx":

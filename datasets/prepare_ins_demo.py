@@ -12,6 +12,7 @@ from spil_d2.data.datasets.synthetic import build_demo_gallery
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--root",
@@ -27,6 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Build the gallery; returns the exit code."""
     args = parse_args(argv)
     folder = args.root.expanduser() / "ins" / "demo"
     build_demo_gallery(

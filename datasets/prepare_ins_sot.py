@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Build INS-SOT, a dataset in our folder format, out of LaSOT and GOT-10k trees.
 
-Instance-335's recipe: python datasets/prepare_ins_sot.py --root LaSOT GOT-10k/train \
+Instance-335's recipe: python datasets/prepare_ins_sot.py --root LaSOT GOT-10k/train \\
     --split test --out $DETECTRON2_DATASETS/ins/sot_335
 """
 
@@ -15,6 +15,7 @@ from spil_d2.data.datasets.ins_sot import RECIPES, SPLITS, Recipe, build_ins_sot
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,6 +37,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Build the dataset; returns the exit code."""
     args = parse_args(argv)
     default_tracks, default_frames = RECIPES[args.split]
     tracks = default_tracks if args.tracks is None else args.tracks

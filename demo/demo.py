@@ -24,7 +24,6 @@ import numpy as np
 import tqdm
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine.defaults import DefaultPredictor
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
@@ -33,6 +32,8 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from spil_d2 import get_cfg
 from spil_d2.engine.presets import resolve_config
 from spil_d2.utils.allocator import keep_freed_memory
+from spil_d2.utils.checkpoints import SafeCheckpointer
+from spil_d2.utils.picture_files import read_pixels
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG", ".mov": "mp4v"}
 
@@ -102,7 +103,12 @@ class Demo:
             cfg: frozen, with weights.
             threshold: least score that is drawn.
         """
-        self._predictor = DefaultPredictor(cfg)
+        without = cfg.clone()
+        without.defrost()
+        # Detectron2's predictor would read the weights in its own, unsafe way.
+        without.MODEL.WEIGHTS = ""
+        self._predictor = DefaultPredictor(without)
+        SafeCheckpointer(self._predictor.model).load(cfg.MODEL.WEIGHTS)
         self._metadata = class_metadata(cfg)
         self._threshold = threshold
         self._video = VideoVisualizer(self._metadata, ColorMode.IMAGE)
@@ -128,7 +134,7 @@ def run_on_pictures(demo: Demo, inputs: Sequence[str], output: Path) -> None:
     output_is_folder = len(inputs) > 1 or output.is_dir() or not output.suffix
     (output if output_is_folder else output.parent).mkdir(parents=True, exist_ok=True)
     for path in tqdm.tqdm(inputs, disable=len(inputs) < 2):
-        image = read_image(path, format="BGR")
+        image = read_pixels(path, "BGR")
         started = time.monotonic()
         found = demo.detect(image)
         print(f"{path}: {len(found)} instances in {time.monotonic() - started:.2f} s")

@@ -74,6 +74,7 @@ REQUIRES = (
 
 
 def main() -> None:
+    """Make the wheel where it is not there yet, and print its path."""
     parser = argparse.ArgumentParser(description="repack sal-detectron2 as a wheel `detectron2`")
     parser.add_argument(
         "--out", type=Path, default=Path("build/wheels"), help="folder of the wheel"
@@ -96,6 +97,7 @@ def main() -> None:
 
 
 def sha256(data: bytes) -> str:
+    """Hexadecimal digest."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -145,10 +147,12 @@ def repack(source: Path) -> bytes:
 
 
 def is_kept(name: str) -> bool:
+    """Whether a file of the source wheel is part of the new one: no compiled code."""
     return name.startswith("detectron2/") and not name.endswith(("/", ".so"))
 
 
 def repair(name: str, content: bytes, replacements: tuple[tuple[str, str], ...]) -> bytes:
+    """Content of a file with texts replaced, each of which must stand in it once."""
     text = content.decode()
     for old, new in replacements:
         if text.count(old) != 1:
@@ -158,6 +162,7 @@ def repair(name: str, content: bytes, replacements: tuple[tuple[str, str], ...])
 
 
 def metadata() -> dict[str, bytes]:
+    """Name and content of the files that describe the wheel."""
     lines = [
         "Metadata-Version: 2.1",
         "Name: detectron2",
@@ -201,6 +206,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 
 def entry(name: str) -> zipfile.ZipInfo:
+    """A file of the archive, of a fixed date and with fixed rights."""
     info = zipfile.ZipInfo(name, DATE)
     info.create_system = 3  # Unix, wherever this runs
     info.external_attr = 0o644 << 16

@@ -24,6 +24,7 @@ import spil_d2  # noqa: E402
 
 
 def main() -> None:
+    """Train a small Mask R-CNN for one step."""
     torch.manual_seed(0)
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from detectron2.engine import default_argument_parser
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +25,17 @@ def restored_loggers() -> Iterator[None]:
         for one, (level, propagate, handlers) in zip(loggers, before, strict=True):
             one.setLevel(level)
             one.propagate, one.handlers = propagate, handlers
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order: killed and undisturbed runs are compared bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_program(path: Path) -> ModuleType:
@@ -48,6 +59,22 @@ def trainer_of(config_file: Path) -> Callable[..., dict]:
     def run(output: Path, *arguments: str) -> dict:
         given = ["--config-file", str(config_file), *arguments, "OUTPUT_DIR", str(output)]
         with restored_loggers():
-            return tool.main(default_argument_parser().parse_args(given))
+            return tool.main(tool.parser().parse_args(given))
 
     return run
+
+
+def train_net_here(command: Sequence[str], check: bool) -> dict:
+    """In place of `subprocess.run` in a tool that runs tools/train_net.py: in this process.
+
+    Args:
+        command: interpreter, program, its arguments.
+        check: that a failure is an error, as it is here.
+
+    Returns:
+        The summaries.
+    """
+    assert check and Path(command[1]) == ROOT / "tools" / "train_net.py", command
+    tool = load_tool("train_net")
+    with restored_loggers():
+        return tool.main(tool.parser().parse_args(command[2:]))

@@ -1,4 +1,7 @@
-"""The rules of docs/ARCHITECTURE.md that a program can check, on the syntax tree of each module."""
+"""What the rooms of the package may import, by the ranks of docs/ARCHITECTURE.md.
+
+The rules for all Python of the project are in test_house.py.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "spil_d2"
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
 
 # A room may import from itself and from rooms of a lower rank. The rooms of rank 0 may use each
 # other; rooms of another equal rank are siblings and may not.
@@ -34,17 +35,14 @@ RANKS = {
 
 
 def find_violations(package: Path) -> list[str]:
-    """Everything in a package folder that breaks a rule, as "file:line: what"."""
+    """Every import in a package folder that breaks a rule, as "file:line: what"."""
     violations = []
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
-        source = path.read_text(encoding="utf-8")
-        lines = len(source.splitlines())
-        if lines > MAX_FILE_LINES:
-            violations.append(f"{name}:1: {lines} lines, {MAX_FILE_LINES} allowed")
-        tree = ast.parse(source, str(path))
-        for line, what in [*bad_imports(tree, name, package.name), *bad_code(tree, name)]:
-            violations.append(f"{name}:{line}: {what}")
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        violations += [
+            f"{name}:{line}: {what}" for line, what in bad_imports(tree, name, package.name)
+        ]
     return violations
 
 
@@ -79,24 +77,10 @@ def imported_rooms(tree: ast.AST, name: Path, package: str) -> Iterator[tuple[in
                 yield node.lineno, parts[1] if len(parts) > 1 else "__init__"
 
 
-def bad_code(tree: ast.AST, name: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print":
-            yield node.lineno, "print in the package: use logging"
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        lines = (node.end_lineno or node.lineno) - node.lineno + 1
-        in_config = name.parts[0].removesuffix(".py") == "config"
-        if lines > MAX_FUNCTION_LINES and not in_config and node.name != "from_config":
-            yield node.lineno, f"{node.name} has {lines} lines, {MAX_FUNCTION_LINES} allowed"
-
-
 def test_the_package_keeps_the_rules() -> None:
     violations = find_violations(PACKAGE)
     assert not violations, "\n".join(violations)
 
-
-LONG_FUNCTION = "def long():\n" + "    x = 1\n" * 60
 
 BROKEN = {
     "ops/a.py": ("from ..backbones import x", "upward import of backbones"),
@@ -106,20 +90,15 @@ BROKEN = {
     "data/a.py": ("import spil_d2.evaluation.ranking", "upward import of evaluation"),
     "evaluation/a.py": ("def f():\n    from ..config import x", "upward import of config"),
     "selftrain/a.py": ("from .. import __version__", "upward import of __version__"),
-    "utils/a.py": ("print('x')", "print in the package"),
-    "utils/b.py": (LONG_FUNCTION, "long has 61 lines"),
-    "utils/c.py": ("x = 1\n" * 401, "401 lines"),
     "misc/a.py": ("", "room 'misc' has no rank"),
 }
 
 ALLOWED = {
     "__init__.py": "from .engine.searcher import Searcher\nfrom .config import add_config",
-    "config.py": LONG_FUNCTION,
     "ops/a.py": "from ..structures import Query\nfrom .boxes import x\nimport numpy",
-    "modeling/a.py": LONG_FUNCTION.replace("long", "from_config"),
     "retrieval/engines/a.py": "from ..proposals import x\nfrom ...utils.artifacts import y",
-    "evaluation/a.py": "from ..retrieval.index import x\n" + "x = 1\n" * 399,
-    "engine/a.py": "from .. import config, modeling\nfrom spil_d2.evaluation import x\nx.print()",
+    "evaluation/a.py": "from ..retrieval.index import x\n",
+    "engine/a.py": "from .. import config, modeling\nfrom spil_d2.evaluation import x",
 }
 
 

@@ -24,8 +24,10 @@ from tabulate import tabulate
 from spil_d2 import get_cfg
 from spil_d2.data.datasets.instance_search import get_queries
 from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.run_setup import add_deterministic_option
 from spil_d2.engine.search_stage import search_dataset
 from spil_d2.utils.artifacts import write_json_atomic
+from spil_d2.utils.determinism import make_deterministic
 
 ROWS = {
     "SP": ("SPIL.CONTRASTIVE", "False", "COATTENTION.ENABLED", "False"),
@@ -48,8 +50,11 @@ def main(argv: list[str] | None = None) -> dict:
     )
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
+    add_deterministic_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     args = parser.parse_args(argv)
+    if args.deterministic:
+        make_deterministic()
     setup_logger(name="spil_d2")
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
@@ -61,6 +66,7 @@ def main(argv: list[str] | None = None) -> dict:
     summaries = {}
     for row in args.rows.split(","):
         command = [sys.executable, str(TRAIN_NET), "--config-file", args.config_file, "--resume"]
+        command += [*(["--deterministic"] * args.deterministic)]
         command += [*args.opts, *row_keys(row, cfg), "SEARCH.RERANK", "False"]
         command += ["SEARCH.RANK_LISTS", str(folder / "rank_lists.npz")]
         command += ["OUTPUT_DIR", str(folder / row)]

@@ -41,6 +41,7 @@ def summarize(root: Path) -> str:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", help="a data set's folder, or a registered name (ins_NAME)")
     parser.add_argument(
@@ -50,6 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print every problem and a summary; returns 1 where there is a problem."""
     args = parse_args(argv)
     root = Path(args.dataset).expanduser()
     if not root.is_dir():

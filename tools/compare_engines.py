@@ -20,7 +20,9 @@ from spil_d2 import get_cfg
 from spil_d2.data.datasets.instance_search import get_queries
 from spil_d2.engine.engine_table import RERANKINGS, Dataset, engine_rows, write_table
 from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.run_setup import add_deterministic_option
 from spil_d2.utils.artifacts import lock_output_dir
+from spil_d2.utils.determinism import make_deterministic
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "search"
 
@@ -38,8 +40,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
     )
     parser.add_argument("--output", type=Path, default=Path("output") / "engines")
     parser.add_argument("-k", type=int, default=128, help="the cut of the rank lists")
+    add_deterministic_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... for all engines")
     args = parser.parse_args(argv)
+    if args.deterministic:
+        make_deterministic()
     names = args.engines.split(",")
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"--engines {','.join(unknown)}: {CONFIGS} holds {','.join(known)}")

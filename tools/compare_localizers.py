@@ -23,7 +23,9 @@ from spil_d2.engine.baselines import BASELINES
 from spil_d2.engine.cycle_data import CycleData
 from spil_d2.engine.localizer_table import LocalizerTable, cycle_weights
 from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.run_setup import add_deterministic_option
 from spil_d2.utils.artifacts import lock_output_dir
+from spil_d2.utils.determinism import make_deterministic
 
 DEFAULTS = (
     "whole_image",
@@ -50,8 +52,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
             f"--{part}-weights", type=Path, help="in place of those of the cycle in OUTPUT_DIR"
         )
     parser.add_argument("--output", type=Path, help="in place of OUTPUT_DIR/localizers")
+    add_deterministic_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     args = parser.parse_args(argv)
+    if args.deterministic:
+        make_deterministic()
     names = args.localizers.split(",")
     if unknown := sorted(set(names) - set(BASELINES)):
         parser.error(f"--localizers {','.join(unknown)}: use some of {','.join(BASELINES)}")

@@ -21,8 +21,10 @@ from spil_d2.data.datasets.instance_search import register_instance_search
 from spil_d2.data.datasets.synthetic import build_demo_gallery
 from spil_d2.engine.pipeline import train
 from spil_d2.engine.presets import resolve_config
+from spil_d2.engine.run_setup import add_deterministic_option, settle_seed
 from spil_d2.utils.allocator import keep_freed_memory
 from spil_d2.utils.artifacts import lock_output_dir
+from spil_d2.utils.determinism import make_deterministic
 
 CONFIG = Path(__file__).parents[1] / "configs" / "SPIL" / "tiny_demo.yaml"
 
@@ -35,11 +37,14 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to write")
     parser.add_argument("--config-file", default=str(CONFIG))
     parser.add_argument("--fresh", action="store_true", help="forget an earlier demo in the folder")
+    add_deterministic_option(parser)
     # A smaller gallery, for tests.
     parser.add_argument("--instances", type=int, help=argparse.SUPPRESS)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     args = parser.parse_args(argv)
     keep_freed_memory()
+    if args.deterministic:
+        make_deterministic()
     gallery = args.output / "gallery"
     if args.fresh and args.output.exists():
         if not gallery.is_dir():
@@ -58,6 +63,7 @@ def main(argv: list[str] | None = None) -> dict:
     with lock_output_dir(args.output):
         setup_logger(cfg.OUTPUT_DIR, name="spil_d2")
         resolve_config(cfg)
+        settle_seed(cfg, keep=True)
         cfg.freeze()
         default_setup(cfg, args)
         summary = train(cfg, resume=True)[name]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 from spil_d2.data.datasets.instance_search import get_dataset_root, load_gallery, load_queries
 from spil_d2.engine.report import ReportQuery, build_report_queries
 from spil_d2.engine.trainer import known_ground_truth
 from spil_d2.engine.visualize import StripEntry, rank_list_strip
 from spil_d2.structures import RankLists
+from spil_d2.utils.picture_files import read_pixels
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -71,7 +71,7 @@ def _lists(run: Path, pattern: str) -> RankLists:
 def _row(one: ReportQuery) -> np.ndarray:
     entries = [
         StripEntry(
-            image=read_image(entry.file_name, "RGB"),
+            image=read_pixels(entry.file_name, "RGB"),
             search_box=entry.search_box,
             final_box=entry.final_box,
             gt_boxes=entry.gt_boxes,
@@ -81,7 +81,7 @@ def _row(one: ReportQuery) -> np.ndarray:
         for entry in one.entries
     ]
     primary = one.query.primary
-    return rank_list_strip(read_image(primary.file_name, "RGB"), primary.box, entries)
+    return rank_list_strip(read_pixels(primary.file_name, "RGB"), primary.box, entries)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from spil_d2.data.datasets.text_files import read_lines
 from spil_d2.engine.ins_plots import plot_precision_recall
 from spil_d2.evaluation.ins_evaluator import SearchReport, judge, read_subset
 from spil_d2.evaluation.ins_predictions import read_predictions
@@ -58,7 +59,10 @@ def table(report: SearchReport) -> str:
 
 
 def _read_protocol(args: argparse.Namespace) -> Protocol:
-    more = [] if args.more_images is None else args.more_images.read_text().split()
+    more: list[str] = []
+    if args.more_images is not None:
+        for _, names in read_lines(args.more_images, "list of images"):
+            more += names
     return read_protocol(args.protocol, args.annotations, args.local_gallery, more)
 
 

@@ -30,6 +30,7 @@ from spil_d2.engine.few_shot.evaluation import RESULTS
 from spil_d2.engine.few_shot.task import FewShotTask
 from spil_d2.engine.few_shot.tfa import WEIGHTS as TFA_WEIGHTS
 from spil_d2.engine.pair_trainer import WEIGHTS
+from spil_d2.engine.run_setup import add_deterministic_option
 from spil_d2.evaluation.few_shot import mean_interval
 from spil_d2.utils.artifacts import write_json_atomic
 
@@ -69,6 +70,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0,1,2", help="draws of shots, with commas")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--num-gpus", default="1", help="processes of each run")
+    add_deterministic_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     args = parser.parse_args(argv)
     args.rows = args.rows.split(",")
@@ -138,7 +140,7 @@ class Experiment:
     def _train_net(self, config_file: str, output: Path, *changes: str) -> None:
         args = self._args
         command = [sys.executable, str(TRAIN_NET), "--config-file", config_file, "--resume"]
-        command += ["--num-gpus", args.num_gpus]
+        command += ["--num-gpus", args.num_gpus, *(["--deterministic"] * args.deterministic)]
         # The fine-tuned baseline's schedule is its own configuration's.
         command += args.opts if config_file == args.config_file else []
         subprocess.run([*command, *changes, "OUTPUT_DIR", str(output)], check=True)

@@ -37,10 +37,12 @@ Save = Callable[[Image.Image, Path, np.random.Generator], None]
 
 
 def save_jpeg(image: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    """A JPEG of some quality, now and then a progressive one."""
     image.save(path, quality=int(rng.integers(70, 95)), progressive=bool(rng.random() < 0.3))
 
 
 def save_plain(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """What the ending of the name says."""
     image.save(path)
 
 
@@ -60,62 +62,75 @@ def save_turned(orientation: int) -> Save:
 
 
 def save_mode(mode: str) -> Save:
+    """Saves in a mode of PIL, such as CMYK."""
     return lambda image, path, _: image.convert(mode).save(path)
 
 
 def save_16_bit(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """Grey, 16 bits a pixel."""
     values = np.asarray(image.convert("L"), np.uint16) * 257
     Image.fromarray(values).save(path)
 
 
 def save_float(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """Grey, a float from 0 to 1 a pixel."""
     Image.fromarray(np.asarray(image.convert("L"), np.float32) / 255).save(path)
 
 
 def save_see_through(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """With an alpha channel that rises from top to bottom."""
     mask = Image.linear_gradient("L").resize(image.size)
     image.putalpha(mask)
     image.save(path)
 
 
 def save_palette(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """64 colours, one of them transparent."""
     image.quantize(64).save(path, transparency=0)
 
 
 def save_animated(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """The picture and two turned ones as frames."""
     frames = [image.rotate(angle) for angle in (20, 40)]
     image.save(path, save_all=True, append_images=frames, duration=100)
 
 
 def save_truncated(image: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    """The first half of the file."""
     save_plain(image, path, rng)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def save_scrambled(_: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    """Random bytes."""
     path.write_bytes(rng.bytes(4000))
 
 
 def save_text(_: Image.Image, path: Path, __: np.random.Generator) -> None:
+    """A line of text."""
     path.write_text("This is no picture.\n")
 
 
 def save_empty(_: Image.Image, path: Path, __: np.random.Generator) -> None:
+    """No byte at all."""
     path.touch()
 
 
 def save_resized(width: int, height: int) -> Save:
+    """Saves in another size."""
     return lambda image, path, _: image.resize((width, height)).save(path)
 
 
 def save_huge_png(image: Image.Image, path: Path, _: np.random.Generator) -> None:
+    """A picture of a hundred million pixels in a small file."""
     # The nearest neighbour repeats pixels, which compresses in seconds.
     huge = image.resize((HUGE_SIDE, HUGE_SIDE), Image.Resampling.NEAREST)
     huge.save(path, compress_level=1)
 
 
 def save_bomb(_: Image.Image, path: Path, __: np.random.Generator) -> None:
+    """A small file of more pixels than PIL opens."""
     Image.new("1", (BOMB_SIDE, BOMB_SIDE)).save(path)
 
 

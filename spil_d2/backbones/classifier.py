@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 
+from ..utils.checkpoints import read_state
 from .densenet import SHARED_WEIGHTS
 from .efficientnet_lite import load_imagenet_weights
 from .weights import resolve_weights
@@ -39,7 +40,7 @@ def load_classifier(cfg: CfgNode) -> Classifier:
         layer, prefix = "head", "_fc"
     elif name == "build_densenet121_backbone":
         path = resolve_weights(cfg.MODEL.DENSENET.WEIGHTS, shared_name=SHARED_WEIGHTS)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(path)
         layer, prefix = "c5", "classifier"
     else:
         raise ValueError(

@@ -11,6 +11,8 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from ..utils.checkpoints import read_state
+from .stages import run_stages
 from .weights import resolve_weights
 
 SHARED_WEIGHTS = "densenet121_imagenet_fp16.pth"
@@ -78,12 +80,7 @@ class DenseNet121(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The maps named in `out_features`, each (N, C, H / stride, W / stride)."""
-        outputs = {}
-        for name in self._stages:
-            x = self.get_submodule(name)(x)
-            if name in self._out_features:
-                outputs[name] = x
-        return outputs
+        return run_stages(self, self._stages, x, self._out_features)
 
     @property
     def size_divisibility(self) -> int:
@@ -97,7 +94,7 @@ def build_densenet121_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DenseNet
 
 
 def _load(network: nn.Module, path: str) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     floats = {name: one.float() if one.is_floating_point() else one for name, one in state.items()}
     result = network.load_state_dict(floats, strict=False)
     missing = [name for name in result.missing_keys if not name.startswith("classifier.")]

@@ -18,6 +18,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .stages import run_stages
+
 logger = logging.getLogger(__name__)
 
 FEATURES = ("stem", "c2", "c3", "c4", "c5", "head")
@@ -129,12 +131,7 @@ class EfficientNetLite(Backbone):
                 f"the sides of the input must be multiples of 32, got {tuple(x.shape)}: pad it "
                 "with ImageList.from_tensors(images, backbone.size_divisibility)"
             )
-        outputs = {}
-        for name in FEATURES[: self._last + 1]:
-            x = self.get_submodule(name)(x)
-            if name in self._out_features:
-                outputs[name] = x
-        return outputs
+        return run_stages(self, FEATURES[: self._last + 1], x, self._out_features)
 
     @property
     def size_divisibility(self) -> int:

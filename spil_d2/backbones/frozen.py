@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone, build_backbone
 from torch import nn
 
+from ..utils.checkpoints import SafeCheckpointer
 from .weights import RESNET_SHARED, RESNET_URL, resolve_weights
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def load_all_weights(model: nn.Module, weights: str) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float("nan"))
-    DetectionCheckpointer(model).load(weights)
+    SafeCheckpointer(model).load(weights)
     missing = [name for name, one in model.named_parameters() if one.isnan().any()]
     if missing:
         raise MissingWeights(

@@ -9,6 +9,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 
+from ..utils.checkpoints import read_torch
+
 FEATURE = "patches"
 
 
@@ -72,6 +74,9 @@ def _create(name: str, weights: str | None) -> Any:
         raise ValueError(
             f"timm {timm.__version__} has no model {name!r}: see timm.list_models('vit_*')"
         )
+    if weights and Path(weights).suffix != ".safetensors":
+        # timm reads it again; what is more than tensors is refused here.
+        read_torch(weights)
     settings: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     if weights != "":
         return timm.create_model(name, checkpoint_path=weights or "", **settings)

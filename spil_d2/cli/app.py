@@ -57,6 +57,13 @@ def _show_version(wanted: bool) -> None:
 @app.callback(help=_EXAMPLES)
 def _start(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done.")] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Only operations that give the same bits each time; slower on a GPU.",
+        ),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -65,6 +72,12 @@ def _start(
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("spil_d2").setLevel(logging.INFO if verbose else logging.WARNING)
     keep_freed_memory()
+    if deterministic:
+        # PyTorch takes seconds to load.
+        from ..utils.determinism import make_deterministic
+
+        with reported_failures():
+            make_deterministic()
 
 
 @app.command("index")
@@ -321,6 +334,7 @@ def serve_command(
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535)] = 8000,
+    cache_gb: CacheOption = 0.0,
 ) -> None:
     """Show a web page on which boxes are drawn and results looked at.
 
@@ -332,4 +346,4 @@ def serve_command(
         from ..web.server import serve
 
         typer.echo(f"Loading; then the page is at http://{host}:{port}/ and Ctrl+C ends it.")
-        serve(index, host, port)
+        serve(index, host, port, cache_gb)

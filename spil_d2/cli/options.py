@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from ..data.pictures import UnreadablePictureError
 from ..structures import Box
+from ..utils.reading import UnreadableFileError, is_printable, read_json, shown
 
 if TYPE_CHECKING:
     from ..engine.searcher import QueryImage, Searcher
@@ -122,11 +123,9 @@ def read_query_file(path: Path) -> list[list[tuple]]:
         typer.BadParameter: naming the entry that is something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise typer.BadParameter(
-            f"{path} cannot be read: {error}", param_hint="--queries"
-        ) from error
+        content = read_json(path)
+    except (FileNotFoundError, UnreadableFileError) as error:
+        raise typer.BadParameter(str(error), param_hint="--queries") from error
     if not isinstance(content, list) or not content:
         raise typer.BadParameter(f"{path} must hold a list of queries", param_hint="--queries")
     return [
@@ -138,10 +137,15 @@ def read_query_file(path: Path) -> list[list[tuple]]:
 def _reference(path: Path, place: int, entry: Any) -> tuple:
     try:
         x0, y0, x1, y1 = (float(value) for value in entry["box"])
-        return path.parent / str(entry["image"]), [(x0, y0, x1, y1)]
-    except (TypeError, KeyError, ValueError) as error:
+        name = entry["image"]
+        if not all(map(math.isfinite, (x0, y0, x1, y1))) or not isinstance(name, str):
+            raise ValueError("the box is not finite, or the image no path")
+        if not is_printable(name):
+            raise ValueError("the image is no path")
+        return path.parent / name, [(x0, y0, x1, y1)]
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise typer.BadParameter(
             f'{path}, entry {place}: needed is {{"image": path, "box": [x0, y0, x1, y1]}}, or a '
-            f"list of such; found {json.dumps(entry)[:120]}",
+            f"list of such; found {shown(entry)}",
             param_hint="--queries",
         ) from error

@@ -11,6 +11,7 @@ from .cycle_training import add_cycle_training_config
 from .few_shot_detection import add_few_shot_detection_config
 from .few_shot_heads import add_fsod_config, add_tfa_config
 from .few_shot_stages import add_few_shot_stage_config
+from .files import SafeCfgNode
 from .globaltrack import add_globaltrack_config
 from .localizer import add_backbone_config, add_query_config
 from .ranker import add_ranker_config
@@ -24,8 +25,13 @@ from .training import (
 
 
 def get_cfg() -> CN:
-    """Detectron2's defaults with spil_d2's keys: what every tool, demo and test starts from."""
-    cfg = get_detectron2_cfg()
+    """Detectron2's defaults with spil_d2's keys: what every tool, demo and test starts from.
+
+    Its `merge_from_file` runs nothing that a file says, see `SafeCfgNode`.
+    """
+    cfg = SafeCfgNode()
+    # Not SafeCfgNode(...), which would make nodes of its own type of all below.
+    cfg.update(get_detectron2_cfg())
     add_spil_d2_config(cfg)
     return cfg
 

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_cache_config(cfg: CN) -> None:
+    """Add CACHE."""
     cfg.CACHE = CN()
     # Maps of gallery pictures, which no query has entered yet: a picture that is localized in again
     # with the same backbone is neither decoded nor encoded.

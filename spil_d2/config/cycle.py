@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_cycle_config(cfg: CN) -> None:
+    """Add CST, without what its trainings take."""
     cfg.CST = CN()
     # Rounds of the cycle: each updates localizer and ranker from the same rank lists. The released
     # code loops twice.

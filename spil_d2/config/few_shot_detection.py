@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_few_shot_detection_config(cfg: CN) -> None:
+    """Add what few-shot detection takes beside the stages."""
     # What tools/train_net.py does: "" (instance search), "base" (base training), "novel" (stages on
     # the novel classes' shots, then detection), or a step of the fine-tuned baseline (see TFA).
     cfg.FEW_SHOT.STEP = ""

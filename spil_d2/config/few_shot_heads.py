@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_fsod_config(cfg: CN) -> None:
+    """Add MODEL.FSOD."""
     # One-shot FSOD: correlation head "AttentionRPN", whose kernels are regions of
     # QUERY.POOLER_RESOLUTION cells a side, with ROI_HEADS.NAME "MultiRelationROIHeads".
     cfg.MODEL.FSOD = CN()
@@ -16,6 +17,7 @@ def add_fsod_config(cfg: CN) -> None:
 
 
 def add_tfa_config(cfg: CN) -> None:
+    """Add FEW_SHOT.TFA."""
     # A Faster R-CNN, trained on the base classes and fine-tuned on base and novel shots (TFA, Wang
     # et al., ICML 2020): FEW_SHOT.STEP "tfa_base", "tfa_finetune" (from MODEL.WEIGHTS on), or "tfa"
     # for both.

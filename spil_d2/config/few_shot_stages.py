@@ -9,6 +9,7 @@ STAGE_NODES = ("QE", "VERIFY", "SECOND_PASS", "IGNORE_OTHERS")
 
 
 def add_few_shot_stage_config(cfg: CN) -> None:
+    """Add FEW_SHOT, and what it changes in the stages."""
     # Query expansion within self-paced training: confident pseudo labels search the gallery again,
     # and training goes on with the united rank lists. SEARCH.QE is another one, of the descriptors.
     cfg.FEW_SHOT.QE = CN()

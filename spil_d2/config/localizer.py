@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_backbone_config(cfg: CN) -> None:
+    """Add the backbones' keys."""
     # A wholly frozen backbone (FREEZE_AT >= 5) and, at inference, the correlated maps in bfloat16:
     # "auto" where the CPU has AMX or the GPU has bfloat16, "on", "off".
     cfg.MODEL.BF16 = "off"
@@ -32,6 +33,7 @@ def add_backbone_config(cfg: CN) -> None:
 
 
 def add_query_config(cfg: CN) -> None:
+    """Add MODEL.QUERY and MODEL.CORRELATION_HEAD."""
     # The X-branch and the correlation (SPIL, Section 3.1).
     cfg.MODEL.QUERY = CN()
     # Levels that are correlated; all of one width.

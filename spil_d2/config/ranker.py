@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_ranker_config(cfg: CN) -> None:
+    """Add MODEL.RANKER and RANKER."""
     _add_model(cfg)
     _add_training(cfg)
     _add_augmentation(cfg)

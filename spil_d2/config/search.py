@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_search_config(cfg: CN) -> None:
+    """Add SEARCH, what all engines take."""
     cfg.SEARCH = CN()
     # In SEARCH_ENGINE_REGISTRY: "DASR", "Grid", "GlobalPool" (SPoC, GeM, MAC, uCroW), "CroW",
     # "RMAC", "CAM", "Detector", "ViT".
@@ -58,6 +59,7 @@ def add_search_config(cfg: CN) -> None:
 
 
 def add_engine_config(cfg: CN) -> None:
+    """Add what single engines take."""
     # What single search engines take beside the keys above.
     # Windows of Grid and ViT beside the whole picture: side as a fraction, windows per axis.
     cfg.SEARCH.GRID = CN()
@@ -100,6 +102,7 @@ def add_engine_config(cfg: CN) -> None:
 
 
 def add_reranking_config(cfg: CN) -> None:
+    """Add query expansion and re-ranking."""
     # Query expansion: the query averaged with the first regions it finds, each weighted by its
     # similarity to the power of ALPHA (0: average QE).
     cfg.SEARCH.QE = CN()

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_stage_config(cfg: CN) -> None:
+    """Add SPIL and what it adds to SOLVER."""
     # Self-paced training (SPIL, Section 3.3 and Algorithm 1).
     cfg.SPIL = CN()
     # K + 1.
@@ -50,6 +51,7 @@ def add_stage_config(cfg: CN) -> None:
 
 
 def add_coattention_config(cfg: CN) -> None:
+    """Add COATTENTION."""
     # Pseudo masks (SPIL, Section 3.2), made offline when a stage begins.
     cfg.COATTENTION = CN()
     cfg.COATTENTION.ENABLED = False
@@ -86,6 +88,7 @@ def add_coattention_config(cfg: CN) -> None:
 
 
 def add_augmentation_config(cfg: CN) -> None:
+    """Add what training does to pictures."""
     # How often background is cut away around the labelled boxes of a training picture.
     cfg.INPUT.CROP_AROUND_BOXES = 0.0
     # Brightness, contrast and saturation of a training picture vary by this part; 0 is off.
@@ -93,6 +96,7 @@ def add_augmentation_config(cfg: CN) -> None:
 
 
 def add_test_config(cfg: CN) -> None:
+    """Add what is done after the last stage."""
     # "none", or "grabcut": the final boxes with p > the last TAU are moved to the borders of what
     # they hold (see SPIL.REFINE_BOXES). The metrics of each stage are of the localizer's own boxes.
     cfg.TEST.REFINE_BOXES = "none"

@@ -39,11 +39,17 @@ class PairDataset(Dataset):
         return len(self._query_ids)
 
     def __getitem__(self, index: int) -> dict:
+        return self._mapper(*self._drawn(index))
+
+    def pair(self, index: int) -> Pair:
+        """What item `index` shows; no picture is read."""
+        return self._drawn(index)[0]
+
+    def _drawn(self, index: int) -> tuple[Pair, np.random.Generator]:
         epoch, row = divmod(index, len(self._query_ids))
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._query_ids))
         rng = np.random.default_rng([self._seed, 1, index])
-        pair = self._draw(self._query_ids[order[row]], rng)
-        return self._mapper(pair, rng)
+        return self._draw(self._query_ids[order[row]], rng), rng
 
 
 class StreamSampler(Sampler):

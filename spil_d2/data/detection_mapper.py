@@ -11,10 +11,11 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import (
     annotations_to_instances,
     filter_empty_instances,
-    read_image,
     transform_instance_annotations,
 )
 from detectron2.structures import BoxMode
+
+from .pictures import read_pixels
 
 
 class DetectionMapper:
@@ -41,7 +42,7 @@ class DetectionMapper:
         """
         # Detectron2's augmentations draw from numpy's global generator.
         np.random.seed(rng.integers(2**32))
-        image = read_image(record["file_name"], self._format)
+        image = read_pixels(record["file_name"], self._format)
         annotations = [one for one in record["annotations"] if not one.get("iscrowd", 0)]
         boxes = [
             BoxMode.convert(one["bbox"], one["bbox_mode"], BoxMode.XYXY_ABS) for one in annotations

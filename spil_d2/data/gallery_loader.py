@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from torch.utils.data import DataLoader, Dataset
+
+from .pictures import UnreadablePictureError, read_pixels
 
 
 class GalleryDataset(Dataset):
@@ -31,12 +32,9 @@ class GalleryDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         record = self._gallery[index]
         try:
-            image = read_image(record["file_name"], self._format)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(
-                f"{record['file_name']} is not a readable picture ({error}): run "
-                "tools/check_dataset.py on the dataset"
-            ) from error
+            image = read_pixels(record["file_name"], self._format)
+        except UnreadablePictureError as error:
+            raise ValueError(f"{error}: run tools/check_dataset.py on the dataset") from error
         resized = self._resize.get_transform(image).apply_image(image)
         return {
             "image_id": record["image_id"],

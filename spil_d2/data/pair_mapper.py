@@ -10,12 +10,12 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 from ..structures import QUERY, Pair, Query, SamplePool, Target
 from .crops import CropGeometry, QueryGeometry
+from .pictures import read_pixels
 
 VectorTable = Mapping[tuple[int, int], Tensor]
 """(query id, position) -> kernel of that crop; position QUERY is the query's own."""
@@ -104,7 +104,7 @@ class PairMapper:
     def _map_target(self, pair: Pair, flip: bool) -> dict:
         file_name, _ = self.locate(pair.query_id, pair.target)
         target = self._target_of(pair)
-        image = read_image(file_name, self._format)
+        image = read_pixels(file_name, self._format)
         boxes = np.array([target.box, *(box for box, _ in target.extras)], dtype=np.float64)
         augmentations = copy.copy(self._augmentations)
         if flip:
@@ -174,7 +174,7 @@ def read_crops(
     """
     crops, boxes = [], []
     for file_name, box in places:
-        pixels, inside = crop.crop(read_image(file_name, image_format), box)
+        pixels, inside = crop.crop(read_pixels(file_name, image_format), box)
         crops.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
         boxes.append(inside)
     same_size = isinstance(crop, CropGeometry)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
 import math
-import stat
-import struct
-import threading
-import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-logger = logging.getLogger(__name__)
+from ..utils.picture_files import (
+    MAX_PIXELS,
+    UnreadablePictureError,
+    open_picture,
+    orientation_of,
+    read_pixels,
+    turned,
+)
+
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "Picture",
+    "UnreadablePictureError",
+    "is_picture_name",
+    "open_picture",
+    "orientation_of",
+    "picture_of",
+    "read_picture",
+    "read_pixels",
+]
 
 PICTURE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pbm .pnm "
@@ -25,42 +37,8 @@ PICTURE_SUFFIXES = frozenset(
 )
 """File name endings, in lower case, of what is taken for a picture."""
 
-MAX_PIXELS = 178_000_000
-"""Larger pictures are refused: they may be decompression bombs. Pillow's own limit is near."""
-
-# Not among them are formats that run other programs (EPS) or are no pictures (PDF, HDF5, ...).
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA")
-_OPTIONAL_FORMATS = ("ICO", "AVIF", "HEIF")
-_HEIF_SUFFIXES = (".heic", ".heif")
-_EXIF_ORIENTATION = 274
 _STRIP_PIXELS = 4_000_000
 _WHITE = (255, 255, 255)
-# What Pillow's decoders raise on damaged files. MemoryError: a small file can ask for a lot.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    Image.DecompressionBombError,
-)
-# The filters of warnings belong to the whole process.
-_warnings_lock = threading.Lock()
-
-
-class UnreadablePictureError(ValueError):
-    """A file that is no readable picture; `reason` says why, without the path."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path} is not a readable picture: {reason}")
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -102,50 +80,13 @@ def read_picture(path: str | Path, enough_side: int | None = None) -> Picture:
         UnreadablePictureError: for a file that is missing, empty, damaged, too large or of an
             unknown kind, with the reason.
     """
-    path = Path(path)
-    try:
-        _check_file(path)
-        with _open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadablePictureError(
-                    path,
-                    f"{image.width}x{image.height} pixels are more than the allowed {MAX_PIXELS}",
-                )
-            return picture_of(image, enough_side)
-    except UnreadablePictureError:
-        raise
-    except _DECODER_ERRORS as error:
-        raise UnreadablePictureError(path, _reason(error, path)) from error
+    with open_picture(path) as image:
+        return picture_of(image, enough_side)
 
 
 def is_picture_name(name: str) -> bool:
     """Whether a file of this name is taken for a picture."""
     return Path(name).suffix.lower() in PICTURE_SUFFIXES
-
-
-def _check_file(path: Path) -> None:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadablePictureError(path, "it is no ordinary file")
-    if status.st_size == 0:
-        raise UnreadablePictureError(path, "the file is empty")
-
-
-def _open(path: Path) -> Image.Image:
-    with _warnings_lock, warnings.catch_warnings():
-        # Pillow warns from half of the limit on, and about odd headers that it can read.
-        warnings.simplefilter("ignore")
-        return Image.open(path, formats=_known_formats())
-
-
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    Image.init()
-    if importlib.util.find_spec("pillow_heif") is not None:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    return tuple(name for name in (*_FORMATS, *_OPTIONAL_FORMATS) if name in Image.OPEN)
 
 
 def picture_of(image: Image.Image, enough_side: int | None) -> Picture:
@@ -159,32 +100,10 @@ def picture_of(image: Image.Image, enough_side: int | None) -> Picture:
     factor = 1 if enough_side is None else max(1, max(image.size) // enough_side)
     pixels = _reduced_rgb(image, factor)
     # TIFF's decoder has turned the picture already and then says so.
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    return Picture(np.ascontiguousarray(_turned(pixels, orientation)), width, height)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where EXIF is damaged, as viewers have it."""
-    try:
-        with _warnings_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except _DECODER_ERRORS as error:
-        logger.debug("EXIF of %s is damaged: %s", getattr(image, "filename", "a picture"), error)
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    return Picture(np.ascontiguousarray(turned(pixels, orientation)), width, height)
 
 
 def _reduced_rgb(image: Image.Image, factor: int) -> np.ndarray:
@@ -230,17 +149,3 @@ def _to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Ima
     paper = Image.new("RGB", image.size, _WHITE)
     paper.paste(rgba, mask=rgba.getchannel("A"))
     return paper
-
-
-def _reason(error: BaseException, path: Path) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        if path.suffix.lower() in _HEIF_SUFFIXES and "HEIF" not in _known_formats():
-            return "HEIF pictures need the package pillow-heif"
-        return "its content is of no known picture format"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than the allowed {MAX_PIXELS} pixels"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory to decode it"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{error or type(error).__name__}"

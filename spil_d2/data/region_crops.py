@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from ..structures import Box
+from .pictures import UnreadablePictureError, read_pixels
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -142,9 +142,6 @@ def read_regions(
 
 def _read(file_name: str, image_format: str) -> np.ndarray:
     try:
-        return read_image(file_name, image_format)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{file_name} is not a readable picture ({error}): run tools/check_dataset.py on the "
-            "dataset"
-        ) from error
+        return read_pixels(file_name, image_format)
+    except UnreadablePictureError as error:
+        raise ValueError(f"{error}: run tools/check_dataset.py on the dataset") from error

@@ -25,6 +25,7 @@ from ..utils.artifacts import (
     is_published,
     lock_output_dir,
     publish_directory,
+    remove_artefact,
     write_json_atomic,
 )
 from .calibration import object_box
@@ -238,6 +239,7 @@ def _train(cfg: CfgNode, work: Path) -> dict[str, torch.Tensor]:
     cfg.freeze()
     (work / "run").mkdir(exist_ok=True)
     register_instance_search(name, work / "dataset")
+    logger.info("seed %d", cfg.SEED)
     seed_all_rng(cfg.SEED)
     try:
         trainer = SpilTrainer(cfg, resume=True)
@@ -267,5 +269,5 @@ def _publish(
     target = publish_directory(directory / f"{number:04d}", write, facts)
     for folder in directory.iterdir():
         if folder != target and is_published(folder):
-            shutil.rmtree(folder)
+            remove_artefact(folder)
     return target

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
 from ..ops.box_refinement import METHODS, GrabCutRefinement
 from ..structures import Candidate, QueryPool, RankList, RankLists, SamplePool
+from ..utils.picture_files import read_pixels
 
 
 class BoxRefiner:
@@ -80,7 +80,7 @@ class BoxRefiner:
 
     def _refine_one(self, place: tuple[int, Sequence[float]]) -> np.ndarray:
         image_id, box = place
-        return self._refinement(read_image(self._files[image_id], "RGB"), np.asarray(box))
+        return self._refinement(read_pixels(self._files[image_id], "RGB"), np.asarray(box))
 
 
 def _moved(candidate: Candidate, boxes: Iterator[np.ndarray]) -> Candidate:

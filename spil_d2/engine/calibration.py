@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from tqdm import tqdm
 from ..data.pictures import Picture, UnreadablePictureError
 from ..retrieval import SearchEngine
 from ..retrieval.index import RegionIndex
+from ..utils.artifacts import replaced_file
+from ..utils.reading import UnreadableFileError, open_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ class Calibrator:
 
     def save(self, path: Path) -> None:
         """Write one .npz (no pickle), whole or not at all."""
-        temporary = path.with_name(f".tmp-{path.name}")
-        with open(temporary, "wb") as file:
+        with replaced_file(path, "wb") as file:
             np.savez(
                 file,
                 weights=np.array(self.weights),
@@ -109,27 +108,28 @@ class Calibrator:
                 embeddings=self.embeddings,
                 offsets=self.offsets,
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> Calibrator:
         """Read what `save` wrote; ValueError naming the file where it is something else."""
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-                a, b, c = data["weights"].tolist()
-                return cls(
-                    (a, b, c),
-                    bool(data["is_fitted"]),
-                    int(data["num_images"]),
-                    data["embeddings"],
-                    data["offsets"],
-                )
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no calibration: run `spil-d2 index` again") from error
+            with open_arrays(path, "calibration") as arrays:
+                a, b, c = arrays.read("weights", "f", 3).tolist()
+                embeddings = arrays.read("embeddings", "f", None, None)
+                offsets = arrays.read("offsets", "i", None)
+                if not (
+                    len(offsets) > 1
+                    and (offsets[0], offsets[-1]) == (0, len(embeddings))
+                    and (np.diff(offsets) > 0).all()
+                ):
+                    raise arrays.error("offsets do not fit the embeddings")
+                is_fitted = bool(arrays.read("is_fitted", "b"))
+                num_images = int(arrays.read("num_images", "i"))
+                return cls((a, b, c), is_fitted, num_images, embeddings, offsets)
+        except UnreadableFileError as error:
+            raise UnreadableFileError(
+                path, f"is no calibration ({error.reason}): run `spil-d2 index` again"
+            ) from error
 
 
 def fit_calibrator(
@@ -148,6 +148,7 @@ def fit_calibrator(
         seed: of all choices.
         progress: show a bar.
     """
+    logger.info("seed %d of the pairs that scores are calibrated on", seed)
     rng = np.random.default_rng(seed)
     ids = np.sort(regions.image_ids)
     sample = rng.permutation(ids)[:BACKGROUND_IMAGES]

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
 from ..data.crops import CropGeometry
@@ -15,6 +14,7 @@ from ..modeling.coattention import CoAttention, Maps
 from ..ops.coattention import SETS
 from ..ops.principal_direction import PrincipalDirection
 from ..structures import QUERY, Query, QueryPool, SamplePool, Target
+from ..utils.picture_files import read_pixels
 
 Principals = Sequence[PrincipalDirection | None]
 
@@ -108,18 +108,18 @@ class CoAttentionLabeler:
         crops = []
         for i in positions:
             box = self._queries[one.query_id].primary.box if i == QUERY else one.candidates[i].box
-            crops.append(self._crop.crop(read_image(self._file(one, i), "RGB"), box)[0])
+            crops.append(self._crop.crop(read_pixels(self._file(one, i), "RGB"), box)[0])
         return dict(zip(positions, self._coattention.encode_crops(crops)))
 
     def _map(self, file_name: str) -> Maps:
         if file_name not in self._maps:
-            maps = self._coattention.encode(read_image(file_name, "RGB"))
+            maps = self._coattention.encode(read_pixels(file_name, "RGB"))
             self._maps[file_name] = tuple(one.half() for one in maps)
         return tuple(one.float() for one in self._maps[file_name])
 
     def _mask(self, file_name: str, target: Target, principals: Principals) -> Target:
         if file_name not in self._superpixels:
-            labels = self._coattention.superpixels(read_image(file_name, "RGB"))
+            labels = self._coattention.superpixels(read_pixels(file_name, "RGB"))
             self._superpixels[file_name] = labels.astype(
                 np.uint16 if labels.max() < 65536 else np.int32
             )

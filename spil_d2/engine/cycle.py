@@ -18,7 +18,6 @@ there, and read back by all processes; so a cycle that was killed anywhere goes 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,8 @@ from ..utils.artifacts import (
     is_published,
     publish_directory,
     read_manifest,
+    remove_artefact,
+    replaced_file,
     write_json_atomic,
 )
 from .box_refinement import build_refiner
@@ -99,7 +100,8 @@ def run_cycle(cfg, resume: bool) -> list[dict]:
         logger.info("after round %d, in percent:\n%s", number, growing_table(rows))
     if not comm.is_main_process():
         return []
-    (output / TABLE).write_text(growing_table(rows) + "\n")
+    with replaced_file(output / TABLE) as file:
+        file.write(growing_table(rows) + "\n")
     write_json_atomic(output / SUMMARY, {"rounds": rows, "fingerprint": cycle.fingerprint})
     return rows
 
@@ -389,5 +391,5 @@ def _forget_earlier_cycle(output: Path) -> None:
         for name in _FOLDERS:
             if (output / name).exists():
                 logger.warning("removing %s of an earlier cycle (no --resume)", output / name)
-                shutil.rmtree(output / name)
+                remove_artefact(output / name)
     comm.synchronize()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ..utils.reading import UnreadableFileError, reason_of
 from .folder_scan import ScannedFile
 
 NEW, INDEXED, UNREADABLE, LEAVING, GONE = "new", "indexed", "unreadable", "leaving", "gone"
@@ -183,5 +184,9 @@ class FileTable:
         try:
             with connection:
                 yield connection
+        except (sqlite3.DatabaseError, OverflowError, TypeError, ValueError) as error:
+            raise UnreadableFileError(
+                self._path, f"is no readable table of files ({reason_of(error)}): index again"
+            ) from error
         finally:
             connection.close()

@@ -16,12 +16,15 @@ from tqdm import tqdm
 from ..data.pictures import Picture, read_picture
 from ..retrieval import build_search_engine
 from ..retrieval.index import RegionIndex, create_region_index, open_region_index
+from ..retrieval.index.segments import Head, remove_other_segments
 from ..utils.artifacts import (
     SCHEMA_VERSION,
     file_sha256,
     is_published,
     lock_output_dir,
     read_manifest,
+    remove_artefact,
+    remove_leftovers,
     write_json_atomic,
 )
 from .calibration import Calibrator, fit_calibrator
@@ -133,6 +136,7 @@ def index_folder(
         FileNotFoundError: there is no such folder.
         ValueError: the index is of another folder, engine or backend, or its files are damaged.
         RuntimeError: another run is writing to it, or the workers die again and again.
+        DiskError: the disk is full or read-only; the next run goes on where this one was.
     """
     started = time.monotonic()
     folder, index_dir = Path(folder).resolve(), Path(index_dir)
@@ -167,6 +171,8 @@ class _Run:
     def update(self) -> tuple[int, int]:
         """Do all there is to do; returns how many pictures came and went."""
         before = len(self._regions)
+        for folder in (self._segments, self._directory / REGIONS / "segments"):
+            remove_leftovers(folder)
         for marker in self._segments.glob(f"*{STARTED}"):
             marker.unlink()
         for directory in self._published():
@@ -279,7 +285,10 @@ class _Run:
     def _open_regions(self) -> RegionIndex:
         place = self._directory / REGIONS
         try:
-            return open_region_index(place)
+            regions = open_region_index(place)
+            # What a killed run had written, or was about to remove.
+            remove_other_segments(place, list(Head.read(place).segments))
+            return regions
         except FileNotFoundError:
             # Nothing was committed; what a killed process left of it is made anew.
             shutil.rmtree(place, ignore_errors=True)
@@ -287,7 +296,11 @@ class _Run:
             return create_region_index(self._backend, place, is_centred=centred)
 
     def _published(self) -> list[Path]:
-        return sorted(one for one in self._segments.iterdir() if is_published(one))
+        return sorted(
+            one
+            for one in self._segments.iterdir()
+            if is_published(one) and not one.name.startswith(".")
+        )
 
     def _commit(self, directory: Path, is_replay: bool = False) -> int:
         """Take a published segment into the index.
@@ -307,7 +320,7 @@ class _Run:
             self._regions.persist()
         outcomes = read_outcomes(directory)
         self._files.finish(outcomes)
-        shutil.rmtree(directory)
+        remove_artefact(directory)
         return len(outcomes)
 
     def _delete_leaving(self) -> int:

@@ -7,7 +7,6 @@ background, ours is the last; and its box deltas are per class, of which the obj
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ..utils.checkpoints import read_torch
+from ..utils.reading import printable
 from .checkpoint import AtomicPathManager
 
 _BLOCK = r"backbone\.layer(\d)\.(\d+)\."
@@ -69,7 +70,11 @@ def convert_checkpoint(cfg: CfgNode, source: Path, output: Path) -> int:
         ValueError: if the file is no such checkpoint, or a tensor is left over, missing, or of
             another shape.
     """
-    converted = convert_globaltrack(read_checkpoint(source), expected_shapes(cfg))
+    state = read_checkpoint(source)
+    try:
+        converted = convert_globaltrack(state, expected_shapes(cfg))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     with AtomicPathManager().open(str(output), "wb") as file:
         torch.save({"model": converted}, file)
     return len(converted)
@@ -77,15 +82,13 @@ def convert_checkpoint(cfg: CfgNode, source: Path, output: Path) -> int:
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of mmdetection's checkpoint, without the prefix of a parallel model."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values, and is not opened for safety: save "
-            "its 'state_dict' alone where you trust it"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not state or not all(isinstance(one, Tensor) for one in state.values()):
+    content = read_torch(path)
+    state = content.get("state_dict", content)
+    if not (
+        isinstance(state, dict)
+        and state
+        and all(isinstance(k, str) and isinstance(one, Tensor) for k, one in state.items())
+    ):
         raise ValueError(f"{path} is no checkpoint of mmdetection: it has no 'state_dict'")
     return {name.removeprefix("module."): one for name, one in state.items()}
 
@@ -123,12 +126,17 @@ def convert_globaltrack(
             converted[ours] = _rearranged(name, tensor)
         elif not name.endswith(_COUNTER):
             unused.append(name)
-    problems = [f"{name} is not used" for name in unused]
+    problems = [f"{printable(name):.200} is not used" for name in unused]
     problems += [f"{name} is missing" for name in expected if name not in converted]
     problems += [
         f"{name} has the shape {tuple(one.shape)} instead of {tuple(expected[name])}"
         for name, one in converted.items()
         if one.shape != expected[name]
+    ]
+    problems += [
+        f"{name} is {one.dtype}, not of floating-point numbers"
+        for name, one in converted.items()
+        if not one.is_floating_point()
     ]
     if problems:
         raise ValueError(
@@ -147,6 +155,8 @@ def _our_name(name: str) -> str:
 
 
 def _rearranged(name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim == 0:
+        return tensor
     if name.startswith("bbox_head.fc_cls."):
         return tensor.flip(0)
     if name.startswith("bbox_head.fc_reg."):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 
 from ..config import get_cfg
 from ..utils.artifacts import fingerprint
+from ..utils.reading import UnreadableFileError
 
 DEFAULT_ENGINE = "tiny"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -82,13 +82,12 @@ def load_config(path: Path) -> CfgNode:
         ValueError: naming the file, where it is no configuration.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         cfg = get_cfg()
-        cfg.merge_from_other_cfg(CfgNode(content))
-        # An index may have been made on another machine.
-        cfg.MODEL.DEVICE = default_device()
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no configuration of an index: {error}") from error
+        cfg.merge_from_file(str(path))
+    except UnreadableFileError as error:
+        raise ValueError(f"{path} is no configuration of an index: {error.reason}") from error
+    # An index may have been made on another machine.
+    cfg.MODEL.DEVICE = default_device()
     return cfg
 
 

@@ -7,7 +7,7 @@ regions/         a RegionIndex
 calibration.npz  from similarities to scores
 segments/        work that is not in the regions yet
 localizer/       what `adapt` has trained, if it has
-features/        encoded gallery images, where a cache was asked for (`CACHE.FEATURES`, `--cache-gb`)
+features/        encoded gallery images, where a cache was asked for (`--cache-gb`)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 
 from ..retrieval.index import RegionIndex, open_region_index
 from ..utils.artifacts import file_sha256, read_manifest
+from ..utils.reading import UnreadableFileError
 from .file_table import FileTable
 from .index_config import load_config
 
@@ -42,6 +43,8 @@ class FolderIndex:
                 f"{self.directory}`"
             )
         self.manifest = read_manifest(self.directory)
+        if not isinstance(self.manifest.get("folder"), str):
+            raise UnreadableFileError(self.directory / MANIFEST, "names no folder of pictures")
         self.config = read_config(self.directory)
         self.files = FileTable(self.directory / FILES, read_only=True)
 
@@ -66,7 +69,7 @@ def read_config(index_dir: Path) -> CfgNode:
         ValueError: its file was changed since, or is damaged.
     """
     path = index_dir / CONFIG
-    if file_sha256(path) != read_manifest(index_dir)["config_sha256"]:
+    if file_sha256(path) != read_manifest(index_dir).get("config_sha256"):
         raise ValueError(
             f"{path} is not what the index was made with: restore it, or make the index anew"
         )

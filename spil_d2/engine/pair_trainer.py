@@ -22,7 +22,7 @@ from ..utils.artifacts import fingerprint
 from .checkpoint import save_weights
 from .localizer import Localizer, LocalizerSettings
 from .training import LocalizerTrainer, build_pair_mapper
-from .training_run import begin_run, kept_keys
+from .training_run import begin_run, kept_keys, named_pairs, noted_failures
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,20 @@ class PairTrainer(LocalizerTrainer):
         self.resume_or_load(resume=resume)
         vectors = self._vectors(gallery, queries, pool, num_supports)
         mapper = build_pair_mapper(cfg, pool, gallery, queries, vectors)
-        dataset = PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
+        self._stream = PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED), mapper
         loader = build_pair_loader(
-            dataset, self.start_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+            self._stream[0], self.start_iter, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
         )
         self._trainer.reset_data_loader(lambda: loader)
+
+    def run_step(self) -> None:
+        """As DefaultTrainer's; see `noted_failures`."""
+        with noted_failures(self, self._batch):
+            super().run_step()
+
+    def _batch(self) -> list[dict]:
+        size = self.cfg.SOLVER.IMS_PER_BATCH
+        return named_pairs(*self._stream, range(self.iter * size, (self.iter + 1) * size))
 
     def _vectors(
         self,

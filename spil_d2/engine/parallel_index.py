@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -84,9 +85,18 @@ def map_with_engine(
 
 def _start(cfg) -> None:
     global _engine
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(1)
     _engine = build_search_engine(cfg)
+
+
+def _end_with_parent() -> None:
+    """A process of the pool waits for work for ever, also where its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a process of a pool"
+    parent.join()
+    os._exit(1)
 
 
 def _call(function: Callable[[SearchEngine, Any], Any], item: Any) -> Any:

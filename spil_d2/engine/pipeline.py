@@ -172,6 +172,8 @@ def _finish(
     """Refine, re-rank, evaluate, draw; on the main process only."""
     folder = Path(cfg.OUTPUT_DIR) / "inference" / name
     folder.mkdir(parents=True, exist_ok=True)
+    # Of another final order: while its files are replaced, this dataset is not finished.
+    (folder / SUMMARY).unlink(missing_ok=True)
     refiner = build_refiner(cfg.TEST.REFINE_BOXES, gallery)
     if refiner is not None:
         localized = refiner.refine_lists(localized, cfg.SPIL.TAU[cfg.SPIL.NUM_STAGES - 1])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from torch import nn
 from tqdm import tqdm
 
 from ..backbones import load_all_weights
@@ -33,10 +33,11 @@ from ..modeling import Ranker
 from ..modeling.ranker import NECK_INITS
 from ..structures import NOISE
 from ..utils.artifacts import fingerprint, write_json_atomic
+from ..utils.checkpoints import SafeCheckpointer
 from .checkpoint import AtomicPathManager
 from .ranker_inference import EmbedderSettings, RegionEmbedder, evaluate_ranker, train_split
 from .training import StreamTrainer, build_optimizer
-from .training_run import begin_run, kept_keys
+from .training_run import begin_run, kept_keys, noted_failures
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class RankerTrainer(StreamTrainer):
         if self.start_iter == 0:
             # MODEL.WEIGHTS may hold a classifier of other clusters.
             self.unwrapped_model.reset_classifier(cfg.SEED)
+        self._regions = [one for one, label in zip(regions, labels) if label >= 0]
+        self._sampler = _sampler(self.cfg, labels[labels >= 0])
         stream = build_stream(self.cfg, self.unwrapped_model, regions, labels)
         loader = build_stream_loader(stream, self.start_iter, self.cfg.DATALOADER.NUM_WORKERS)
         self._trainer.reset_data_loader(lambda: loader)
@@ -80,8 +83,20 @@ class RankerTrainer(StreamTrainer):
     def log_period(self) -> int:
         return self.cfg.RANKER.LOG_PERIOD
 
+    def run_step(self) -> None:
+        """As DefaultTrainer's; see `noted_failures`."""
+        with noted_failures(self, self._batch):
+            super().run_step()
+
+    def _batch(self) -> list[dict]:
+        """File and box of each crop, in pixels of the stored pictures."""
+        world = comm.get_world_size()
+        numbers = range(self.iter * world, (self.iter + 1) * world)
+        rows = np.concatenate([self._sampler.batch(number) for number in numbers])
+        return [self._regions[row]._asdict() for row in rows.tolist()]
+
     @classmethod
-    def build_optimizer(cls, cfg, model):
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
         factor = cfg.RANKER.BACKBONE_LR_FACTOR
         return build_optimizer(cfg, model, lambda name: factor if "backbone." in name else 1.0)
 
@@ -122,10 +137,11 @@ def train_ranker(
     cfg = _training_config(cfg, int(labels.max(initial=NOISE)) + 1, output)
     _check(cfg)
     weights = output / WEIGHTS
-    if begin_run(output, _run_fingerprint(cfg, regions, labels), WEIGHTS, resume):
+    made_of = _run_fingerprint(cfg, regions, labels)
+    if begin_run(output, made_of, WEIGHTS, resume, parts=(INITIAL_WEIGHTS,)):
         logger.info("%s is there already: nothing is left to do", weights)
         return weights
-    if comm.is_main_process():
+    if comm.is_main_process() and not (output / INITIAL_WEIGHTS).is_file():
         save_initial_weights(cfg, regions, output / INITIAL_WEIGHTS)
     comm.synchronize()
     cfg.defrost()
@@ -209,8 +225,7 @@ def build_stream(
     node, settings = cfg.RANKER, EmbedderSettings.from_config(cfg)
     regions = [one for one, label in zip(regions, labels) if label >= 0]
     labels = labels[labels >= 0]
-    share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    sampler = IdentitySampler(labels, share // node.INSTANCES, node.INSTANCES, cfg.SEED)
+    sampler = _sampler(cfg, labels)
     augment = _augmentation(cfg).build(settings.size)
     if node.CACHED_VIEWS:
         pictures = RegionCrops(regions, settings.size, settings.image_format)
@@ -225,6 +240,12 @@ def build_stream(
     return CropStream(crops, labels, sampler, augment, cfg.SEED)
 
 
+def _sampler(cfg, labels: np.ndarray) -> IdentitySampler:
+    """Of the rows of a process's batches; labels (N,) of what is trained on."""
+    share, instances = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.RANKER.INSTANCES
+    return IdentitySampler(labels, share // instances, instances, cfg.SEED)
+
+
 def save_initial_weights(cfg, regions: Sequence[Region], path: Path) -> None:
     """What a training starts with: MODEL.WEIGHTS, and a neck where they hold none."""
     torch.manual_seed(cfg.SEED)
@@ -232,7 +253,7 @@ def save_initial_weights(cfg, regions: Sequence[Region], path: Path) -> None:
     # Detectron2 only logs which weights a file lacks.
     with torch.no_grad():
         model.neck.fc.weight.fill_(float("nan"))
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     if bool(model.neck.fc.weight.isnan().any()):
         model.neck.reset()
         if cfg.MODEL.RANKER.NECK_INIT == "pca":

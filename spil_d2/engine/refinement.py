@@ -21,6 +21,7 @@ from ..data.pictures import Picture, UnreadablePictureError, read_picture
 from ..modeling import QueryRCNN
 from ..structures import Box, SearchHit
 from ..utils.artifacts import is_published
+from .checkpoint import load_weights
 from .gallery_features import FeatureCacheSettings, GalleryFeatures
 from .index_config import load_config
 from .localizer import LocalizerSettings
@@ -64,8 +65,7 @@ class Refiner:
         cfg.MODEL.WEIGHTS = ""
         resolve_config(cfg)
         model = build_model(cfg)
-        weights = torch.load(place / WEIGHTS, map_location="cpu", weights_only=True)
-        model.load_state_dict(weights)
+        load_weights(model, place / WEIGHTS)
         return cls(model, cfg, features)
 
     def refine(
@@ -148,7 +148,9 @@ def newest_localizer(directory: Path) -> Path | None:
     """The published localizer with the highest number in `directory`."""
     if not directory.is_dir():
         return None
-    return max((one for one in directory.iterdir() if is_published(one)), default=None)
+    # What a killed process was writing or removing has a manifest, too.
+    visible = (one for one in directory.iterdir() if not one.name.startswith("."))
+    return max((one for one in visible if is_published(one)), default=None)
 
 
 def _crop_of(hit: SearchHit, picture: Picture) -> tuple[np.ndarray, Box]:

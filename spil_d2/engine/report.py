@@ -10,11 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation import GroundTruth, box_iou
 from ..structures import Box, Query, RankLists
+from ..utils.picture_files import read_pixels
 from .visualize import BoxKind, StripEntry, draw_boxes, draw_entry
 
 logger = logging.getLogger(__name__)
@@ -85,10 +85,12 @@ class ReportEntry:
 
     @property
     def iou_before(self) -> float | None:
+        """IoU of the search's box with the nearest true one; None where either is unknown."""
         return None if self.search_box is None else self._iou(self.search_box)
 
     @property
     def iou_after(self) -> float | None:
+        """IoU of the final box, 0 where there is none; None without true boxes."""
         return self._iou(self.final_box)
 
     @property
@@ -115,6 +117,7 @@ class ReportQuery:
 
     @property
     def title(self) -> str:
+        """Its name, or its number."""
         return self.name or f"Query {self.query.id}"
 
 
@@ -257,7 +260,7 @@ def _query_view(one: ReportQuery, num_results: int) -> dict:
 def _thumbnail_view(one: ReportQuery) -> dict:
     primary = one.query.primary
     picture = draw_boxes(
-        read_image(primary.file_name, "RGB"), [(primary.box, BoxKind.QUERY)], _THUMBNAIL_SIDE
+        read_pixels(primary.file_name, "RGB"), [(primary.box, BoxKind.QUERY)], _THUMBNAIL_SIDE
     )
     return {
         "id": one.query.id,
@@ -270,7 +273,7 @@ def _thumbnail_view(one: ReportQuery) -> dict:
 def _entry_view(entry: ReportEntry, rank: int) -> dict:
     picture = draw_entry(
         StripEntry(
-            image=read_image(entry.file_name, "RGB"),
+            image=read_pixels(entry.file_name, "RGB"),
             search_box=entry.search_box,
             final_box=entry.final_box,
             gt_boxes=entry.gt_boxes,

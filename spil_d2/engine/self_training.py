@@ -135,9 +135,13 @@ class SelfTraining:
         Args:
             stage: 0 .. K + 1; K + 1 is the final result.
             iteration: of the run, for the manifest.
+
+        Raises:
+            FileNotFoundError: it would be made of a stage that is missing, or beside a later one.
         """
         folder = self.folder(stage)
         if not is_published(folder):
+            self._check_others(stage)
             self._make(stage, iteration)
         comm.synchronize()
         check_fingerprint(folder, self._fingerprint)
@@ -158,6 +162,16 @@ class SelfTraining:
     def manifest(self, stage: int) -> dict:
         """The stage's manifest: `statistics`, `threshold`, and `metrics` where they are known."""
         return read_manifest(self.folder(stage))
+
+    def _check_others(self, stage: int) -> None:
+        """The model is at the end of the stage before: no other stage may be made now."""
+        there = [is_published(self.folder(k)) for k in range(self._num_stages + 1)]
+        if not all(there[:stage]) or any(there[stage:]):
+            missing = there.index(False)
+            raise FileNotFoundError(
+                f"{self.folder(missing)} is missing, and the model has been trained on since: copy "
+                "it back, or start anew without --resume"
+            )
 
     def _make(self, stage: int, iteration: int) -> None:
         reached: _Reached | None = None

@@ -66,6 +66,7 @@ class StagePlan:
 
     @property
     def num_stages(self) -> int:
+        """K + 1, Stage-0 included."""
         return len(self.starts)
 
     def stage_of(self, iteration: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.solver import LRMultiplier
@@ -17,15 +18,16 @@ from ..config.few_shot_stages import STAGE_NODES
 from ..data.build import PairDataset, build_pair_loader
 from ..data.crops import CropGeometry
 from ..data.datasets.instance_search import get_queries
+from ..data.pair_mapper import PairMapper, VectorTable
 from ..evaluation import GroundTruth
 from ..modeling.coattention import CoAttention
 from ..ops.coattention import EXTRAS, SETS
 from ..selftrain.pairs import PairSampler
-from ..structures import SamplePool
+from ..structures import Query, SamplePool
 from ..structures.sample_pool import check_v_policy
-from ..utils.artifacts import fingerprint, write_json_atomic
+from ..utils.artifacts import fingerprint, is_published, remove_artefact
 from .box_refinement import build_refiner
-from .checkpoint import load_weights, save_weights
+from .checkpoint import FinalCheckpointer, load_weights, save_weights
 from .coattention_labels import CoAttentionLabeler
 from .label_settings import LabelSettings
 from .label_verification import build_verifier
@@ -35,7 +37,7 @@ from .search_stage import search_dataset
 from .self_training import SelfTraining
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
 from .training import LocalizerTrainer, SeedHook, build_pair_mapper
-from .training_run import kept_keys
+from .training_run import kept_keys, named_pairs, noted_failures
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class SpilTrainer(LocalizerTrainer):
         if resume and cfg.SPIL.STAGE_INIT == "restart":
             _check_initial_weights(Path(cfg.OUTPUT_DIR))
         super().__init__(cfg)
-        self._dataset: PairDataset | None = None
+        self._stream: tuple[PairDataset, PairMapper] | None = None
         if not resume:
             _forget_earlier_run(cfg)
         self.resume_or_load(resume=resume)
@@ -82,7 +84,7 @@ class SpilTrainer(LocalizerTrainer):
         return StagePlan.from_config(self.cfg)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
+    def build_lr_scheduler(cls, cfg, optimizer: torch.optim.Optimizer) -> LRMultiplier:
         plan = StagePlan.from_config(cfg)
         return LRMultiplier(optimizer, StageSchedule(plan), plan.max_iter)
 
@@ -95,7 +97,7 @@ class SpilTrainer(LocalizerTrainer):
             SeedHook(cfg.SEED),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            FinalCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
             if comm.is_main_process()
             else None,
             StageHook(self.plan, self.enter_stage),
@@ -103,7 +105,17 @@ class SpilTrainer(LocalizerTrainer):
         ]
 
     def enter_stage(self, stage: int, iteration: int) -> None:
-        """Make or load the stage's pool, and train on it from `iteration` on."""
+        """Make or load the stage's pool, and train on it from `iteration` on.
+
+        Raises:
+            FileNotFoundError: the stage began before `iteration`, and its pool is missing.
+        """
+        folder, start = self.self_training.folder(stage), (*self.plan.starts, self.max_iter)[stage]
+        if iteration > start and not is_published(folder):
+            raise FileNotFoundError(
+                f"{folder} is missing: stage {stage} began at iteration {start}, and the weights "
+                f"are those of {iteration}; copy it back, or start anew without --resume"
+            )
         pool = self.self_training.pool(stage, iteration)
         self._log_stage(pool)
         if stage == self.plan.num_stages:
@@ -119,34 +131,25 @@ class SpilTrainer(LocalizerTrainer):
         """Train on another pool: the public form of Detectron2's `SimpleTrainer` method."""
         cfg = self.cfg
         vectors = self.self_training.vectors(pool)
-        self._dataset = self._pair_dataset(pool, vectors)
+        self._stream = self._pairs(pool, vectors)
         loader = build_pair_loader(
-            self._dataset, iteration, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+            self._stream[0], iteration, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
         )
         self._trainer.reset_data_loader(lambda: loader)
 
     def run_step(self) -> None:
-        """As DefaultTrainer's; a loss that is not finite leaves `nan_batch.json` behind."""
-        try:
+        """As DefaultTrainer's; see `noted_failures`."""
+        with noted_failures(self, self._batch):
             super().run_step()
-        except FloatingPointError as error:
-            path = Path(self.cfg.OUTPUT_DIR) / "nan_batch.json"
-            write_json_atomic(path, {"iteration": self.iter, "items": self._batch_names()})
-            logger.error("the loss is not finite at iteration %d: see %s", self.iter, path)
-            error.add_note(
-                f"the pictures of this batch are in {path}: look at their labels, or lower "
-                "SOLVER.BASE_LR"
-            )
-            raise
 
-    def _batch_names(self) -> list[dict]:
-        """Files and queries of this iteration's batch, those of all processes."""
-        assert self._dataset is not None, "a step is run inside a stage"
+    def _batch(self) -> list[dict]:
+        assert self._stream is not None, "a step is run inside a stage"
         size = self.cfg.SOLVER.IMS_PER_BATCH
-        items = [self._dataset[self.iter * size + i] for i in range(size)]
-        return [{key: one[key] for key in ("file_name", "query_id")} for one in items]
+        return named_pairs(*self._stream, range(self.iter * size, (self.iter + 1) * size))
 
-    def _pair_dataset(self, pool: SamplePool, vectors) -> PairDataset:
+    def _pairs(
+        self, pool: SamplePool, vectors: VectorTable | None
+    ) -> tuple[PairDataset, PairMapper]:
         cfg = self.cfg
         own_images = {query.id: query.own_image_ids for query in self.queries}
         sampler = PairSampler(
@@ -160,7 +163,7 @@ class SpilTrainer(LocalizerTrainer):
             classified=[query for query in self.queries if query.category_id is not None],
         )
         mapper = build_pair_mapper(cfg, pool, self.gallery, self.queries, vectors)
-        return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED)
+        return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED), mapper
 
     def _build_self_training(self, cfg) -> SelfTraining:
         localizer = Localizer(
@@ -197,7 +200,7 @@ class SpilTrainer(LocalizerTrainer):
         )
 
 
-def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | None:
+def build_labeler(cfg, gallery: list[dict], queries: Sequence[Query]) -> CoAttentionLabeler | None:
     """The co-attention labeler of a configuration, on a frozen backbone of its own."""
     if not cfg.COATTENTION.ENABLED or not comm.is_main_process():
         return None
@@ -224,7 +227,7 @@ def build_labeler(cfg, gallery: list[dict], queries) -> CoAttentionLabeler | Non
     )
 
 
-def known_ground_truth(gallery: list[dict], queries) -> GroundTruth | None:
+def known_ground_truth(gallery: list[dict], queries: Sequence[Query]) -> GroundTruth | None:
     """Ground truth of a dataset, or None where no query has a relevant annotated image."""
     truth = GroundTruth.from_dataset(gallery, queries)
     return truth if truth.relevant else None
@@ -297,11 +300,12 @@ def _check_initial_weights(output: Path) -> None:
 def _forget_earlier_run(cfg) -> None:
     output = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        # Else --resume would take up the earlier run, or its results, if this one dies early.
-        for folder in (output / "stages", output / "inference"):
-            if folder.exists():
-                logger.warning("removing %s of an earlier run (no --resume)", folder)
-                shutil.rmtree(folder)
+        # Else --resume would take up the earlier run, or its results, if this one dies early, and
+        # with its weights and without its stages it would make other stages of them.
         for name in ("last_checkpoint", INITIAL_WEIGHTS):
             (output / name).unlink(missing_ok=True)
+        for folder in (output / "inference", output / "stages"):
+            if folder.exists():
+                logger.warning("removing %s of an earlier run (no --resume)", folder)
+                remove_artefact(folder)
     comm.synchronize()

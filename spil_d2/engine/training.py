@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import transforms as T
 from detectron2.engine import (
     AMPTrainer,
@@ -29,8 +28,9 @@ from ..data.augmentation import RandomCropAroundBoxes
 from ..data.crops import build_query_geometry
 from ..data.pair_mapper import PairMapper, VectorTable
 from ..structures import Query, SamplePool
+from ..utils.checkpoints import SafeCheckpointer
 from .accumulation import AccumulatingTrainer, seed_torch
-from .checkpoint import AtomicPathManager
+from .checkpoint import AtomicPathManager, FinalCheckpointer
 
 OPTIMIZERS = ("SGD", "AdamW")
 
@@ -68,9 +68,7 @@ class StreamTrainer(DefaultTrainer):
         model = shared_model(model)
         self._trainer = self.build_stepper(cfg, model, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.path_manager = AtomicPathManager()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -89,7 +87,7 @@ class StreamTrainer(DefaultTrainer):
         return self.cfg.SPIL.LOG_PERIOD
 
     @classmethod
-    def build_optimizer(cls, cfg, model):
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -114,7 +112,7 @@ class StreamTrainer(DefaultTrainer):
         ]
         if comm.is_main_process():
             own += [
-                hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
+                FinalCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
                 hooks.PeriodicWriter(self.build_writers(), period=self.log_period),
             ]
         return own

@@ -1,3 +1,5 @@
+"""Metrics in numpy, the protocols that they judge by, and Detectron2's evaluators on top."""
+
 from .few_shot import FewShotCOCOEvaluator, group_metrics, mean_interval
 from .ground_truth import GroundTruth
 from .ins_evaluator import (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.datasets.ins_annotations import read_lines
+from ..data.datasets.fields import DatasetError
+from ..data.datasets.text_files import read_lines
 from ..structures import RegionList, RegionLists
 from .ins_metrics import (
     AP_FUNCTIONS,
@@ -151,7 +152,7 @@ def read_subset(path: str | Path, protocol: Protocol) -> dict[str, frozenset[str
     for number, fields in read_lines(path, "list of ids"):
         for field in " ".join(fields).partition("#")[0].split():
             if field not in by_id:
-                raise ValueError(f"{path}:{number}: {field!r} is no ID and no query of the dataset")
+                raise DatasetError(f"{path}:{number}: {field!r} is no ID or query of the dataset")
             chosen |= by_id[field]
     if not chosen:
         raise ValueError(f"{path}: holds no ID")

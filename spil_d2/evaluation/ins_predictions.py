@@ -9,10 +9,7 @@ are for `.npz`: tens of millions of boxes take their size in memory, and no obje
 
 from __future__ import annotations
 
-import json
 import logging
-import zipfile
-import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..data.datasets.fields import is_number
 from ..data.datasets.ins_annotations import image_key
+from ..utils.reading import ArrayFile, UnreadableFileError, open_arrays, printable, read_json, shown
 from .ins_metrics import QueryBoxes
 from .ins_protocol import Protocol
 
@@ -32,8 +31,15 @@ _NPZ_ARRAYS = (*_FIELDS, "query_names", "image_names")
 _TAKEN = object()
 
 
-class PredictionError(ValueError):
+class PredictionError(UnreadableFileError):
     """A file of predictions that cannot be judged; the message names the file and the record."""
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, printable(message))
+        self.reason = printable(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
 
 
 @dataclass(frozen=True)
@@ -103,62 +109,47 @@ def read_predictions(path: str | Path, protocol: Protocol) -> Predictions:
 
 def _read_npz(path: Path) -> _Columns:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in _NPZ_ARRAYS if name not in archive.files]
-            if missing:
-                raise PredictionError(
-                    f"{path}: lacks the arrays {missing}; it holds {sorted(archive.files)}"
-                )
-            # One array at a time, the indices narrowed at once: they are tens of millions.
-            narrow = {name: _indices(archive[name], name, path) for name in ("query", "image")}
-            columns = _Columns(
-                **narrow,
-                bbox=archive["bbox"],
-                score=archive["score"],
-                query_names=_texts(archive["query_names"], "query_names", path),
-                image_names=_texts(archive["image_names"], "image_names", path),
-            )
-    except FileNotFoundError:
-        raise
-    except PredictionError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise PredictionError(f"{path}: cannot be read as .npz: {error}") from error
+        with open_arrays(path, "file of predictions") as arrays:
+            columns = _read_columns(arrays, path)
+    except UnreadableFileError as error:
+        raise PredictionError(f"{path}: cannot be read as .npz: {error.reason}") from error
     _check_arrays(columns, path)
     return columns
 
 
+def _read_columns(arrays: ArrayFile, path: Path) -> _Columns:
+    missing = [name for name in _NPZ_ARRAYS if name not in arrays.names]
+    if missing:
+        raise arrays.error(f"it lacks the arrays {missing}; it holds {sorted(arrays.names)}")
+    # One array at a time, the indices narrowed at once: they are tens of millions.
+    query = _indices(arrays, "query")
+    return _Columns(
+        query,
+        _indices(arrays, "image", len(query)),
+        arrays.read("bbox", "iuf", len(query), 4, is_finite=False),
+        arrays.read("score", "iuf", len(query), is_finite=False),
+        _texts(arrays, "query_names"),
+        _texts(arrays, "image_names"),
+    )
+
+
 def _check_arrays(columns: _Columns, path: Path) -> None:
-    count = len(columns.query)
-    shapes = {"image": (count,), "bbox": (count, 4), "score": (count,)}
-    for name, shape in shapes.items():
-        value = getattr(columns, name)
-        if value.shape != shape or value.dtype.kind not in "iuf":
-            raise PredictionError(
-                f"{path}: {name} is {value.dtype} {value.shape}, must be numbers {shape}: query "
-                f"has {count} records"
-            )
     if columns.score.dtype.kind != "f":
         columns.score = columns.score.astype(np.float64)
     for name in ("query", "image"):
         _check_range(getattr(columns, name), len(getattr(columns, f"{name}_names")), name, path)
 
 
-def _indices(value: np.ndarray, name: str, path: Path) -> np.ndarray:
-    if value.dtype.kind not in "iu" or value.ndim != 1:
-        raise PredictionError(
-            f"{path}: {name} is {value.dtype} {value.shape}, must be integers (N,): positions in "
-            f"{name}_names"
-        )
+def _indices(arrays: ArrayFile, name: str, count: int | None = None) -> np.ndarray:
+    value = arrays.read(name, "iu", count)
     limit = np.iinfo(np.int32).max
     if len(value) and not -limit <= int(value.min()) <= int(value.max()) <= limit:
-        raise PredictionError(f"{path}: {name} holds a position above {limit}")
+        raise arrays.error(f"{name} holds a position above {limit}")
     return value.astype(np.int32, copy=False)
 
 
-def _texts(value: np.ndarray, name: str, path: Path) -> list[str]:
-    if value.ndim != 1 or value.dtype.kind not in "US":
-        raise PredictionError(f"{path}: {name} is {value.dtype} {value.shape}, must be texts (M,)")
+def _texts(arrays: ArrayFile, name: str) -> list[str]:
+    value = arrays.read(name, "US", None)
     return [str(one) for one in (np.char.decode(value) if value.dtype.kind == "S" else value)]
 
 
@@ -193,13 +184,15 @@ class _RecordCollector:
             # Data sets in our own format call a query by a number.
             is_name = isinstance(value, str) or (name == "query" and type(value) is int)
             if not is_name:
-                raise PredictionError(f"{where}: {name} must be a name, found {value!r:.60}")
+                raise PredictionError(f"{where}: {name} must be a name, found {shown(value)}")
             self._indices[name].append(known.setdefault(str(value), len(known)))
         box = record["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            raise PredictionError(f"{where}: bbox must be four numbers, found {box!r:.60}")
-        if not _is_number(record["score"]):
-            raise PredictionError(f"{where}: score must be a number, found {record['score']!r:.60}")
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_float, box))):
+            raise PredictionError(f"{where}: bbox must be four numbers, found {shown(box)}")
+        if not _is_float(record["score"]):
+            raise PredictionError(
+                f"{where}: score must be a number, found {shown(record['score'])}"
+            )
         self._boxes.extend(box)
         self._scores.append(record["score"])
         return _TAKEN
@@ -217,23 +210,23 @@ class _RecordCollector:
 
 def _read_json(path: Path) -> _Columns:
     collector = _RecordCollector(path)
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file, object_hook=collector.take)
-        except PredictionError:
-            raise
-        except ValueError as error:
-            raise PredictionError(f"{path}: cannot be read as JSON: {error}") from error
+    try:
+        content = read_json(path, object_hook=collector.take)
+    except PredictionError:
+        raise
+    except UnreadableFileError as error:
+        raise PredictionError(f"{path}: {error.reason}") from error
     if not isinstance(content, list):
         raise PredictionError(f"{path}: must hold a list of records")
     for i, item in enumerate(content):
         if item is not _TAKEN:
-            raise PredictionError(f"{path}: record {i} must be an object, found {item!r:.60}")
+            raise PredictionError(f"{path}: record {i} must be an object, found {shown(item)}")
     return collector.columns()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_float(value: object) -> bool:
+    """Whether a value is a number that fits an array; that it is finite is checked at the end."""
+    return isinstance(value, float) or is_number(value)
 
 
 def _check_numbers(columns: _Columns, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from ..data.datasets.fields import DatasetError
 from ..data.datasets.ins_annotations import SearchAnnotations, image_key, read_ins_annotations
 from ..data.datasets.instance_search import load_gallery, load_queries
 from ..data.datasets.local_gallery import read_local_gallery, synthetic_local_gallery
@@ -128,11 +130,22 @@ def read_protocol(
     if name == "ins":
         root = Path(folder).expanduser().resolve()
         dicts, queries = load_gallery(root, root.name), load_queries(root)
-        return dataset_protocol(PRESETS[name], dicts, queries, image_root=root / IMAGES_FOLDER)
+        with _named(root):
+            return dataset_protocol(PRESETS[name], dicts, queries, image_root=root / IMAGES_FOLDER)
     annotations = _read_annotations(name, folder, local_gallery)
     if more_images:
         annotations = annotations.with_images(more_images)
-    return annotation_protocol(PRESETS[name], annotations)
+    with _named(folder):
+        return annotation_protocol(PRESETS[name], annotations)
+
+
+@contextlib.contextmanager
+def _named(folder: str | Path) -> Iterator[None]:
+    """Errors of rules that do not fit annotations name the folder of these."""
+    try:
+        yield
+    except ValueError as error:
+        raise DatasetError(f"{folder}: {error}") from error
 
 
 def _read_annotations(

@@ -1,3 +1,5 @@
+"""Localizers, the ranker, detectors of classes, and co-attention; importing registers them."""
+
 from . import attention_rpn as _attention_rpn  # registration
 from . import cosine_classifier as _cosine_classifier  # registration
 from . import globaltrack_head as _globaltrack_head  # registration

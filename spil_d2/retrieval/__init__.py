@@ -1,3 +1,5 @@
+"""From a gallery to rank lists: engines, the index of regions, search and re-ranking."""
+
 from .engines import DASR, SEARCH_ENGINE_REGISTRY, Grid, Regions, SearchEngine, build_search_engine
 from .index import RegionIndex, create_region_index, open_region_index
 from .search import build_index, embed_queries, search, write_index

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
 
 from ..ops.similarity import unit_rows
 from ..structures import Query, RankList, RankLists, Reference
+from ..utils.picture_files import UnreadablePictureError, read_pixels
 from .engines.base import LocalizingEngine, Regions, SearchEngine
 from .expansion import QueryExpansion
 from .index import RegionIndex, create_region_index
@@ -260,9 +260,6 @@ def read_rgb(file_name: str) -> np.ndarray:
         ValueError: naming the file, where it is missing or no readable picture.
     """
     try:
-        return np.ascontiguousarray(read_image(file_name, "RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"{file_name} is not a readable picture ({error}): repair it or "
-            "take it out of the gallery"
-        ) from error
+        return read_pixels(file_name, "RGB")
+    except UnreadablePictureError as error:
+        raise ValueError(f"{error}: repair it or take it out of the gallery") from error

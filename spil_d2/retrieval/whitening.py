@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..ops.similarity import unit_rows
+from ..utils.reading import open_arrays
 
 _EPSILON = 1e-9
 
@@ -65,10 +65,6 @@ class Whitening:
     @classmethod
     def load(cls, path: str | Path) -> Whitening:
         """Read what `save` wrote; ValueError naming the file where it is something else."""
-        try:
-            with open(path, "rb") as f, np.load(f, allow_pickle=False) as data:
-                return cls(data["mean"], data["projection"])
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a file of whitening: {error}") from error
+        with open_arrays(path, "file of whitening") as arrays:
+            mean = arrays.read("mean", "f", None)
+            return cls(mean, arrays.read("projection", "f", len(mean), None))

@@ -1,3 +1,5 @@
+"""What crosses a layer, a process or the disk: frozen, validated dataclasses."""
+
 from .clusters import NOISE, ClusterAssignment
 from .pair import QUERY, Pair
 from .query import Box, Query, Reference

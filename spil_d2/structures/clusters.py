@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..utils.reading import open_arrays
+
 NOISE = -1
 """Label of what belongs to no cluster; it is never trained on."""
-
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class ClusterAssignment:
             raise ValueError(f"labels are (N,) int64, got {labels.shape} {labels.dtype}")
         if labels.min(initial=0) < NOISE:
             raise ValueError(f"labels are at least {NOISE}, got {labels.min()}")
+        if labels.max(initial=NOISE) >= len(labels):
+            raise ValueError(f"{len(labels)} regions have no cluster of number {labels.max()}")
         sizes = self.sizes
         if np.any(sizes == 0) or np.any(sizes[1:] > sizes[:-1]):
             raise ValueError(
@@ -69,6 +69,7 @@ class ClusterAssignment:
 
     @property
     def num_clusters(self) -> int:
+        """Noise is none."""
         return int(self.labels.max(initial=NOISE)) + 1
 
     @property
@@ -99,11 +100,5 @@ class ClusterAssignment:
             FileNotFoundError: there is no such file.
             ValueError: naming the file, where it is damaged or of another kind.
         """
-        try:
-            # numpy leaves a file open that it opened itself and cannot read.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                return cls(archive["labels"])
-        except FileNotFoundError:
-            raise
-        except _DAMAGED as error:
-            raise ValueError(f"{path} is not a readable cluster assignment: {error}") from error
+        with open_arrays(path, "cluster assignment") as arrays:
+            return cls(arrays.read("labels", "i", None))

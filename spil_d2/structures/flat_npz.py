@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from ..utils.reading import ArrayFile, open_arrays
 
 
 class QueryList(Protocol):
@@ -22,16 +22,6 @@ class QueryList(Protocol):
 
 
 L = TypeVar("L", bound=QueryList)
-
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -107,20 +97,26 @@ def load_lists(
         FileNotFoundError: there is no such file.
         ValueError: naming the file, where it is damaged or of another kind.
     """
-    try:
-        # numpy leaves a file open that it opened itself and cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            data = {name: archive[name] for name in archive.files}
-        return tuple(kind(**one) for one in _slices(data, columns))
-    except FileNotFoundError:
-        raise
-    except _DAMAGED as error:
-        raise ValueError(f"{path} is not a readable file of {what}s: {error}") from error
+    with open_arrays(path, f"file of {what}s") as arrays:
+        query_ids = arrays.read("query_ids", "i", None)
+        bounds = arrays.read("offsets", "i", len(query_ids) + 1)
+        if bounds[0] != 0 or np.any(np.diff(bounds) < 0):
+            raise arrays.error(f"offsets must rise from 0, found {bounds[:9].tolist()}")
+        data = {one.name: _read(arrays, one, int(bounds[-1])) for one in columns}
+        lists = _slices(query_ids, bounds, {k: v for k, v in data.items() if v is not None})
+        return tuple(kind(**one) for one in lists)
 
 
-def _slices(data: Mapping[str, np.ndarray], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    bounds = data["offsets"]
-    present = [c.name for c in columns if not c.is_optional or c.name in data]
-    for i, query_id in enumerate(data["query_ids"]):
-        rows = slice(int(bounds[i]), int(bounds[i + 1]))
-        yield {"query_id": int(query_id), **{name: data[name][rows] for name in present}}
+def _read(arrays: ArrayFile, column: Column, count: int) -> np.ndarray | None:
+    if column.is_optional and column.name not in arrays.names:
+        return None
+    shape = (count, column.width) if column.width else (count,)
+    array = arrays.read(column.name, np.dtype(column.dtype).kind, *shape)
+    return array.astype(column.dtype, copy=False)
+
+
+def _slices(
+    query_ids: np.ndarray, bounds: np.ndarray, data: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    for query_id, start, stop in zip(query_ids.tolist(), bounds, bounds[1:]):
+        yield {"query_id": query_id, **{name: one[start:stop] for name, one in data.items()}}

@@ -64,6 +64,7 @@ class Query:
 
     @property
     def primary(self) -> Reference:
+        """The first reference."""
         return self.references[0]
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils.reading import UnreadableFileError
 from .flat_npz import Column, check_columns, load_lists, save_lists, take_columns
 
 _COLUMNS = (
@@ -42,6 +43,8 @@ class RankList:
         check_columns(self, _COLUMNS, "rank list")
         if len(np.unique(self.image_ids)) != m:
             raise ValueError(f"rank list of query {self.query_id} holds an image twice")
+        if np.isnan(self.similarities).any():
+            raise ValueError(f"rank list of query {self.query_id} holds a similarity that is none")
         if m > 1 and np.any(np.diff(self.similarities) > 0):
             raise ValueError(f"rank list of query {self.query_id} is not sorted by similarity")
 
@@ -93,7 +96,11 @@ class RankLists(Mapping):
         Raises:
             ValueError: naming the file, where it is damaged or not a file of rank lists.
         """
-        return cls(load_lists(path, RankList, _COLUMNS, "rank list"))
+        lists = load_lists(path, RankList, _COLUMNS, "rank list")
+        try:
+            return cls(lists)
+        except ValueError as error:
+            raise UnreadableFileError(path, f"is no file of rank lists: {error}") from error
 
     def to_coco_results(self) -> list[dict]:
         """COCO result records with `query_id` and `rank` (from 1), for viewers; boxes are XYWH."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils.reading import UnreadableFileError
 from .flat_npz import Column, check_columns, load_lists, save_lists, take_columns
 
 _COLUMNS = (
@@ -140,4 +141,8 @@ class RegionLists(Mapping):
             FileNotFoundError: there is no such file.
             ValueError: naming the file, where it is damaged or not a file of region lists.
         """
-        return cls(load_lists(path, RegionList, _COLUMNS, "region list"))
+        lists = load_lists(path, RegionList, _COLUMNS, "region list")
+        try:
+            return cls(lists)
+        except ValueError as error:
+            raise UnreadableFileError(path, f"is no file of region lists: {error}") from error

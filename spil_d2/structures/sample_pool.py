@@ -7,8 +7,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from ..utils.reading import UnreadableFileError, read_json, reason_of, shown
 from .query import Box
+from .rle import check_rle
+
+_LARGEST = 2**53
 
 V_POLICIES = ("two_views", "confident_only")
 """Of whose crops kernels are made (D12): of all candidates', confident ones first, or of the
@@ -139,27 +144,47 @@ class SamplePool(Mapping):
             ValueError: naming the file, where it is damaged or not a sample pool.
         """
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as f:
-                data = json.load(f)
-            return cls(int(data["stage"]), tuple(_query_pool(one) for one in data["queries"]))
-        except FileNotFoundError:
-            raise
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a readable sample pool: {error}") from error
+            data = read_json(path, compressed=True)
+            return cls(_integer(data["stage"]), tuple(_query_pool(one) for one in data["queries"]))
+        except (ValueError, KeyError, TypeError) as error:
+            told = error.reason if isinstance(error, UnreadableFileError) else reason_of(error)
+            reason = f"is not a readable sample pool: {told}"
+            raise UnreadableFileError(path, reason) from error
 
 
 def _query_pool(data: dict) -> QueryPool:
-    candidates = tuple(
-        Candidate(
-            int(one["image_id"]),
-            tuple(one["box"]),
-            None if one["target"] is None else _target(one["target"]),
-        )
-        for one in data["candidates"]
-    )
-    return QueryPool(int(data["query_id"]), _target(data["reference"]), candidates)
+    query_id = _integer(data["query_id"])
+    try:
+        candidates = tuple(_candidate(one) for one in data["candidates"])
+        return QueryPool(query_id, _target(data["reference"]), candidates)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"query {query_id}: {reason_of(error)}") from error
+
+
+def _candidate(data: dict) -> Candidate:
+    target = None if data["target"] is None else _target(data["target"])
+    return Candidate(_integer(data["image_id"]), _box(data["box"]), target)
 
 
 def _target(data: dict) -> Target:
-    extras = tuple((tuple(box), float(weight)) for box, weight in data["extras"])
-    return Target(tuple(data["box"]), float(data["weight"]), data["mask"], extras)
+    extras = tuple((_box(box), _number(weight)) for box, weight in data["extras"])
+    if data["mask"] is not None:
+        check_rle(data["mask"])
+    return Target(_box(data["box"]), _number(data["weight"]), data["mask"], extras)
+
+
+def _box(value: Any) -> Box:
+    x0, y0, x1, y1 = (_number(one) for one in value)
+    return x0, y0, x1, y1
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"{shown(value)} is no finite number")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int or abs(value) > _LARGEST:
+        raise ValueError(f"{shown(value)} is no integer that an id can be")
+    return value

@@ -22,9 +22,11 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from .disk_errors import named_disk_errors
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
 LOCK_NAME = ".run.lock"
 _HASH_CHUNK = 1 << 20
+# Tells a process from an earlier one with the same number, which containers give again and again.
+_PROCESS_MARK = uuid.uuid4().hex[:4]
+_held_locks: set[IO] = set()
 _TEMPORARY_NAME = re.compile(r"\.tmp-.+-(?P<pid>\d+)-(?P<random>[0-9a-z]+)")
 
 
@@ -52,29 +57,53 @@ def publish_directory(
 
     Raises:
         FileExistsError: `target` exists and is not a complete artefact.
-        Exception: whatever `write` or the disk raised, with the path as a note; nothing of the
-            artefact is left behind.
+        DiskError: the disk is full or read-only; nothing of the artefact is left behind.
+        Exception: whatever `write` raised, with the path as a note; likewise.
     """
     target = Path(target)
     if is_published(target):
         logger.info("%s is already published and is kept", target)
         return target
     content = to_jsonable({**manifest, "schema_version": SCHEMA_VERSION})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target.parent)
-    temporary = target.parent / f".tmp-{target.name}-{os.getpid()}-{_random_part()}"
-    try:
-        temporary.mkdir()
-        write(temporary)
-        _sync_tree(temporary)
-        write_json_atomic(temporary / MANIFEST_NAME, content)
-        _move_into_place(temporary, target)
-    except BaseException as error:
-        error.add_note(f"while publishing {target}; nothing was left there")
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with named_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent)
+        temporary = _temporary(target)
+        try:
+            temporary.mkdir()
+            write(temporary)
+            _sync_tree(temporary)
+            write_json_atomic(temporary / MANIFEST_NAME, content)
+            _move_into_place(temporary, target)
+        except BaseException as error:
+            error.add_note(f"while publishing {target}; nothing was left there")
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def remove_artefact(directory: Path) -> None:
+    """Removes a directory whose name is gone at once: no half of it is seen after a kill."""
+    hidden = _temporary(Path(directory))
+    os.rename(directory, hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Removes what processes of this host that were killed in the middle of writing left there."""
+    for path in parent.glob(".tmp-*"):
+        match = _TEMPORARY_NAME.fullmatch(path.name)
+        if not match or not match["random"].startswith(_host_mark()):
+            continue
+        pid, is_mine = int(match["pid"]), match["random"].startswith(_host_mark() + _PROCESS_MARK)
+        if _is_alive(pid) and (pid != os.getpid() or is_mine):
+            continue
+        logger.info("removing %s, left by a process that has ended", path)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_published(directory: Path) -> bool:
@@ -157,18 +186,37 @@ def write_json_atomic(path: Path, obj: Any) -> None:
         TypeError, ValueError: `obj` holds something that JSON has no word for.
         OSError: the disk refused; a file that was at `path` is untouched.
     """
-    path = Path(path)
     text = json.dumps(to_jsonable(obj), indent=1, sort_keys=True) + "\n"
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{_random_part()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    with replaced_file(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path, mode: str = "w") -> Iterator[IO]:
+    """A new file that takes the place of `path` when the block has ended without an error.
+
+    Whoever looks sees the old file or the whole new one, also after a kill.
+
+    Args:
+        path: of the file; its folder is there.
+        mode: "w" for text, "wb" for bytes.
+
+    Raises:
+        DiskError: the disk is full or read-only; a file that was at `path` is untouched.
+    """
+    path = Path(path)
+    with named_disk_errors(path):
+        remove_leftovers(path.parent)
+        temporary = _temporary(path)
+        try:
+            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def to_jsonable(obj: Any, where: str = "") -> Any:
@@ -209,11 +257,14 @@ def lock_output_dir(directory: Path) -> Iterator[None]:
 
     Raises:
         RuntimeError: another run holds it; names its process id, host and start time.
+        DiskError: the directory cannot be written to, or something in it while it is held.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK_NAME
-    with open(path, "a+", encoding="utf-8") as file:
+    with named_disk_errors(path, names_denied=True):
+        directory.mkdir(parents=True, exist_ok=True)
+        opened = open(path, "a+", encoding="utf-8")
+    with named_disk_errors(directory), opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -226,10 +277,25 @@ def lock_output_dir(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")
         file.flush()
+        remove_leftovers(directory)
+        _held_locks.add(file)
         try:
             yield
         finally:
-            file.truncate(0)
+            _held_locks.discard(file)
+            # A forked child has none.
+            if not file.closed:
+                file.truncate(0)
+
+
+def _drop_locks() -> None:
+    """In a forked child, as a loader's worker is: it may outlive a killed run by seconds."""
+    for file in _held_locks:
+        file.close()
+    _held_locks.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
@@ -248,24 +314,17 @@ def _move_into_place(temporary: Path, target: Path) -> None:
     _sync_directory(target.parent)
 
 
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".tmp-{target.name}-{os.getpid()}-{_random_part()}")
+
+
 def _random_part() -> str:
-    return _host_mark() + uuid.uuid4().hex[:8]
+    return _host_mark() + _PROCESS_MARK + uuid.uuid4().hex[:8]
 
 
 def _host_mark() -> str:
     """Six hex digits for this host: a process id says nothing about another machine's processes."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
-
-
-def _remove_stale(parent: Path) -> None:
-    """Removes what processes of this host that were killed in the middle of writing left."""
-    for path in parent.glob(".tmp-*"):
-        match = _TEMPORARY_NAME.fullmatch(path.name)
-        if not match or not path.is_dir() or not match["random"].startswith(_host_mark()):
-            continue
-        if not _is_alive(int(match["pid"])):
-            logger.info("removing %s, left by a process that has ended", path)
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -19,14 +19,14 @@ _MAX_JSON = 2 * 2**20
 router = APIRouter(prefix="/api")
 
 
-def _service(request: Request) -> SearchService:
+async def _service(request: Request) -> SearchService:
     return request.app.state.service
 
 
 Service = Annotated[SearchService, Depends(_service)]
 
 
-def _found_search(service: Service, search_id: str) -> StoredSearch:
+async def _found_search(service: Service, search_id: str) -> StoredSearch:
     return service.find_search(search_id)
 
 
@@ -35,7 +35,7 @@ Side = Literal["320", "1280"]
 
 
 @router.get("/info")
-def info(service: Service) -> dict:
+async def info(service: Service) -> dict:
     """About the index and the limits."""
     return service.info()
 
@@ -56,26 +56,29 @@ async def index_picture(
     service: Service, request: Request, image_id: ImageId, side: Side
 ) -> Response:
     """A picture of the index as JPEG."""
-    return _image(request, await service.index_picture(image_id, int(side)))
+    rendered = await service.index_picture(image_id, int(side), request.is_disconnected)
+    return _image(request, rendered)
 
 
 @router.post("/uploads", status_code=201)
 async def add_upload(service: Service, request: Request) -> dict:
     """Keep the picture that is the body of the request."""
-    upload = await service.add_upload(await _read_body(request, service))
+    data = await _read_body(request, service)
+    upload = await service.add_upload(data, request.is_disconnected)
     return {"upload": upload.token, "width": upload.width, "height": upload.height}
 
 
 @router.get("/uploads/{token}/{side}")
 async def upload_picture(service: Service, request: Request, token: str, side: Side) -> Response:
     """An uploaded picture as JPEG."""
-    return _image(request, await service.upload_picture(token, int(side)))
+    rendered = await service.upload_picture(token, int(side), request.is_disconnected)
+    return _image(request, rendered)
 
 
 @router.post("/searches", max_body_size=_MAX_JSON)
-async def search(service: Service, body: SearchBody) -> dict:
+async def search(service: Service, request: Request, body: SearchBody) -> dict:
     """Rank the index; the answer's search_id refines it."""
-    return await service.search(body)
+    return await service.search(body, request.is_disconnected)
 
 
 @router.get("/searches/{search_id}/refined", response_class=EventSourceResponse)
@@ -95,6 +98,8 @@ async def refine(service: Service, found: FoundSearch) -> AsyncIterator[ServerSe
 async def _read_body(request: Request, service: SearchService) -> bytes:
     """The body, read no further than the limit."""
     limit = service.settings.max_upload_bytes
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise HTTPException(413, too_many_bytes(service.settings))
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

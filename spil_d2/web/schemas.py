@@ -8,13 +8,17 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ..structures import SearchHit
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 ImageId = Annotated[int, Field(ge=0, lt=2**63)]
 Token = Annotated[str, Field(max_length=64)]
+QueryBox = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+# `WebSettings` has the limits that users meet. These bound what is parsed before, and of a long
+# list of mistakes the first says enough.
+_MOST_REFERENCES, _MOST_BOXES, _MOST_EXCLUDED = 100, 1000, 100_000
 
 
 class _Body(BaseModel):
@@ -29,7 +33,7 @@ class ReferenceBody(_Body):
 
     image_id: ImageId | None = None
     upload: Token | None = None
-    boxes: list[tuple[Coordinate, Coordinate, Coordinate, Coordinate]] = []
+    boxes: Annotated[list[QueryBox], FailFast(), Field(max_length=_MOST_BOXES)] = []
 
     @model_validator(mode="after")
     def _names_one_picture(self) -> ReferenceBody:
@@ -41,10 +45,12 @@ class ReferenceBody(_Body):
 class SearchBody(_Body):
     """A search; see `Searcher.search`."""
 
-    references: list[ReferenceBody] = Field(min_length=1)
+    references: Annotated[
+        list[ReferenceBody], FailFast(), Field(min_length=1, max_length=_MOST_REFERENCES)
+    ]
     k: int = Field(50, ge=1)
     combine: Literal["mean", "max"] = "mean"
-    excluded: list[ImageId] = Field([], max_length=100_000)
+    excluded: Annotated[list[ImageId], FailFast(), Field(max_length=_MOST_EXCLUDED)] = []
 
 
 def hit_to_json(hit: SearchHit, width: int, height: int) -> dict:

@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HOST = re.compile(r"[A-Za-z0-9._\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+# h11 has a limit of its own, which what comes in one piece passes by.
+_MAX_HEAD = 32 * 2**10
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 HEADERS = {
@@ -50,15 +52,21 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            raise ValueError(f"the page speaks HTTP only, not {scope['type']}")
+            # Of a websocket: it is answered with 403.
+            await send({"type": "websocket.close"})
+            return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        answer: ASGIApp = self._app
         refusal = self._refusal(scope["method"], Headers(scope=scope))
-        answer = self._app if refusal is None else JSONResponse({"message": refusal}, 403)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEAD:
+            answer = JSONResponse({"message": "the head of the request is too long"}, 431)
+        elif refusal is not None:
+            answer = JSONResponse({"message": refusal}, 403)
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, method: str, headers: Headers) -> str | None:
@@ -72,7 +80,7 @@ class Guard:
             if headers.get("sec-fetch-mode") != "navigate" or method not in _SAFE_METHODS:
                 return "another web site may not use this server"
         origin = headers.get("origin")
-        if method not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+        if method not in _SAFE_METHODS and origin is not None and _netloc(origin) != host:
             return f"a page of {origin} may not use this server"
         return None
 
@@ -86,11 +94,17 @@ def is_known_host(header: str, names: Collection[str]) -> bool:
     """
     if not _HOST.fullmatch(header):
         return False
-    host = urlsplit(f"//{header}").hostname or ""
-    if host in names:
-        return True
     try:
-        ipaddress.ip_address(host)
+        host = urlsplit(f"//{header}").hostname or ""
+        if host not in names:
+            ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None

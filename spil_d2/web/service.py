@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 from cachetools import LRUCache
+from starlette.requests import ClientDisconnect
 
 from ..data.pictures import UnreadablePictureError, read_picture
 from ..engine.searcher import QUERY_SIDE, QueryImage, Searcher, check_box
@@ -23,6 +25,8 @@ from .settings import WebSettings
 from .uploads import PictureError, Upload, UploadStore, decode_picture
 
 T = TypeVar("T")
+Gone = Callable[[], Awaitable[bool]]
+"""Whether nobody waits for the answer any more."""
 
 
 class NotHere(LookupError):
@@ -50,7 +54,8 @@ class SearchService:
     """The state of one server: its index, the uploads and the last searches.
 
     The model runs in one thread at a time and pictures are decoded in a few others, so that many
-    clients wait for each other instead of for memory.
+    clients wait for each other instead of for memory. Those who have gone when it is their turn
+    are passed over (`ClientDisconnect`).
     """
 
     def __init__(self, searcher: Searcher, settings: WebSettings) -> None:
@@ -62,6 +67,9 @@ class SearchService:
         self._searches: LRUCache = LRUCache(settings.max_searches)
         self._model = anyio.CapacityLimiter(1)
         self._decoders = anyio.CapacityLimiter(settings.thumbnail_workers)
+        # Strangers' pictures may take long: those of the index do not wait for them.
+        self._upload_decoders = anyio.CapacityLimiter(settings.thumbnail_workers)
+        self._threads = anyio.CapacityLimiter(1 + 2 * settings.thumbnail_workers)
 
     def info(self) -> dict:
         """What the page has to know before the first search."""
@@ -81,9 +89,9 @@ class SearchService:
             },
         }
 
-    async def add_upload(self, data: bytes) -> Upload:
+    async def add_upload(self, data: bytes, gone: Gone) -> Upload:
         """See `UploadStore.add`."""
-        return await self._decode(lambda: self.uploads.add(data))
+        return await self._in_turn(self._upload_decoders, lambda: self.uploads.add(data), gone)
 
     def upload(self, token: str) -> Upload:
         """An uploaded picture.
@@ -96,18 +104,19 @@ class SearchService:
         except KeyError:
             raise NotHere("an uploaded picture is gone: choose it once more") from None
 
-    async def upload_picture(self, token: str, side: int) -> Rendered:
+    async def upload_picture(self, token: str, side: int, gone: Gone) -> Rendered:
         """An uploaded picture, shrunk."""
         upload = self.upload(token)
-        return await self._decode(lambda: self._pictures.of_upload(upload, side))
+        shrink = functools.partial(self._pictures.of_upload, upload, side)
+        return await self._in_turn(self._upload_decoders, shrink, gone)
 
-    async def index_picture(self, image_id: int, side: int) -> Rendered:
+    async def index_picture(self, image_id: int, side: int, gone: Gone) -> Rendered:
         """A picture of the index, shrunk."""
 
         def shrink() -> Rendered:
             return self._of_index(image_id, lambda one: self._pictures.of_index(one, side))
 
-        return await self._decode(shrink)
+        return await self._in_turn(self._decoders, shrink, gone)
 
     def list_pictures(self, offset: int, limit: int, name: str) -> dict:
         """Pictures of the index whose path contains `name`, in the order of their paths."""
@@ -120,7 +129,7 @@ class SearchService:
             rows.append({"image_id": image_id, "image": path, "width": width, "height": height})
         return {"total": len(found), "pictures": rows}
 
-    async def search(self, body: SearchBody) -> dict:
+    async def search(self, body: SearchBody, gone: Gone) -> dict:
         """Rank the index.
 
         Raises:
@@ -135,7 +144,7 @@ class SearchService:
             hits = self._searcher.search(queries, body.k, combine=body.combine, excluded=excluded)
             return tuple(hits), [self._to_json(hit) for hit in hits]
 
-        hits, answer = await self._with_model(run)
+        hits, answer = await self._in_turn(self._model, run, gone)
         search_id = secrets.token_urlsafe(16)
         self._searches[search_id] = StoredSearch(tuple(body.references), hits)
         seconds = round(time.perf_counter() - started, 3)
@@ -161,8 +170,9 @@ class SearchService:
         Raises:
             NotHere, PictureError: in words for the user.
         """
-        hits = await self._with_model(lambda: self._start_refining(search))
-        while (hit := await self._with_model(lambda: self._next(hits))) is not None:
+        start = functools.partial(self._start_refining, search)
+        hits = await self._in_turn(self._model, start)
+        while (hit := await self._in_turn(self._model, lambda: self._next(hits))) is not None:
             yield hit
 
     def _start_refining(self, search: StoredSearch) -> Iterator[SearchHit]:
@@ -218,11 +228,14 @@ class SearchService:
     def _to_json(self, hit: SearchHit) -> dict:
         return hit_to_json(hit, *self._searcher.image_size(hit.image_id))
 
-    async def _with_model(self, call: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(call, limiter=self._model)
-
-    async def _decode(self, call: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(call, limiter=self._decoders)
+    async def _in_turn(
+        self, limiter: anyio.CapacityLimiter, call: Callable[[], T], gone: Gone | None = None
+    ) -> T:
+        """Call in a thread; without `gone`, whoever awaits it is cancelled when the client goes."""
+        async with limiter:
+            if gone is not None and await gone():
+                raise ClientDisconnect
+            return await anyio.to_thread.run_sync(call, limiter=self._threads)
 
 
 def _lost(what: str, error: Exception) -> str:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import secrets
-import struct
 import threading
-import zlib
 from dataclasses import dataclass
 
 from cachetools import LRUCache
 from PIL import Image
 
 from ..data.pictures import Picture, picture_of
+from ..utils.reading import DAMAGED
 from .settings import PICTURE_FORMATS, WebSettings
 
 _OVERHEAD = 4096
 _CHECKED_SIDE = 1280
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error)
+# A decoder may take 16 bytes a pixel (WebP does): larger pictures wait for each other.
+_LARGE_PIXELS = 16_000_000
+_large = threading.Lock()
+# Each scan of a JPEG takes the time of the whole picture and as little as 12 bytes. libtiff has the
+# same limit; cameras and editors write at most some 20.
+_MAX_SCANS = 100
+# A marker of JPEG. In coded pixels 0xFF is followed by 0 or by the number of a restart.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_ALONE, _START_OF_SCAN, _END = (0x01, 0xD8), 0xDA, 0xD9
 
 
 class PictureError(ValueError):
@@ -92,9 +100,26 @@ def check_picture(data: bytes, settings: WebSettings) -> tuple[int, int]:
         width, height = image.size
         if width * height > settings.max_pixels:
             raise PictureError(_too_many_pixels(f"{width} x {height}", settings.max_pixels))
+        if image.format in ("JPEG", "MPO") and count_scans(data) > _MAX_SCANS:
+            raise PictureError(f"the JPEG has more than {_MAX_SCANS} scans: save it anew")
     # A part of the pixels is enough to see that they can be decoded to the end.
     picture = decode_picture(data, _CHECKED_SIDE)
     return picture.width, picture.height
+
+
+def count_scans(data: bytes) -> int:
+    """How often the first picture of a JPEG file goes over its pixels; 1 if it is not progressive.
+
+    Args:
+        data: the file, also a damaged one.
+    """
+    scans, place = 0, 0
+    while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
+        place = found.end()
+        scans += found[1][0] == _START_OF_SCAN
+        if found[1][0] not in _ALONE:
+            place += int.from_bytes(data[place : place + 2])
+    return scans
 
 
 def too_many_bytes(settings: WebSettings) -> str:
@@ -116,9 +141,11 @@ def decode_picture(data: bytes, enough_side: int | None = None) -> Picture:
         PictureError: for a damaged file.
     """
     with _open(data) as image:
+        is_large = image.width * image.height > _LARGE_PIXELS
         try:
-            return picture_of(image, enough_side)
-        except _DAMAGE as error:
+            with _large if is_large else contextlib.nullcontext():
+                return picture_of(image, enough_side)
+        except DAMAGED as error:
             raise PictureError("the picture is damaged: it cannot be read to its end") from error
 
 
@@ -128,7 +155,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(_too_many_pixels("this one", None)) from error
-    except _DAMAGE as error:
+    except DAMAGED as error:
         raise PictureError(
             "this is no picture that can be read: choose a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF "
             "file"

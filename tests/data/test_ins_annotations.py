@@ -168,10 +168,10 @@ def test_local_galleries_come_in_three_shapes(tmp_path, text: str) -> None:
     ("text", "message"),
     [
         ("0 c1s1_01\n", "no image for 1 of 2 IDs.*ID 1"),
-        ("0 c1s1_01\n7 c1s1_01\n", r"local\.txt:2: ID '7'"),
+        ("0 c1s1_01\n7 c1s1_01\n", r"local\.txt:2: ID 7 has"),
         ("0 c1s1_01\n1 nowhere\n", r"local\.txt:2: image 'nowhere'"),
         ("0\n", r"local\.txt:1: 1 fields"),
-        ("a c1s1_01\n", r"local\.txt:1: ID 'a'"),
+        ("a c1s1_01\n", r"local\.txt:1: IDs must be integers, found 'a'"),
     ],
 )
 def test_a_wrong_local_gallery_is_named(tmp_path, text: str, message: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from spil_d2.data import pictures
 from spil_d2.data.pictures import Picture, UnreadablePictureError, is_picture_name, read_picture
+from spil_d2.utils import picture_files
 
 ORIENTATION = 274
 
@@ -186,7 +187,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path) -> None:
 
 
 def test_our_own_limit_is_kept(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 1000)
     picture(40, 30).save(tmp_path / "a.png")
     with pytest.raises(UnreadablePictureError, match="40x30 pixels are more than"):
         read_picture(tmp_path / "a.png")

@@ -80,9 +80,9 @@ def test_pictures_are_read_once_and_rows_keep_their_order(files, monkeypatch) ->
     ]
     expected = torch.stack([read_region(one, SIZE, "RGB") for one in regions])
     opened = []
-    read = region_crops.read_image
+    read = region_crops.read_pixels
     monkeypatch.setattr(
-        region_crops, "read_image", lambda name, f: (opened.append(name), read(name, f))[1]
+        region_crops, "read_pixels", lambda name, f: (opened.append(name), read(name, f))[1]
     )
     assert torch.equal(read_regions(regions, SIZE, "RGB"), expected)
     assert opened == files

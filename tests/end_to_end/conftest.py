@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 
 from spil_d2.data.datasets.instance_search import register_instance_search
 from spil_d2.data.datasets.synthetic import build_demo_gallery
 
-from ..programs import ROOT, trainer_of
+from ..programs import (
+    ROOT,
+    load_tool,
+    one_thread,
+    restored_loggers,
+    train_net_here,
+    trainer_of,
+)
 
 INSTANT = ROOT / "configs" / "quick_schedules" / "spil_tiny_instant_test.yaml"
 
 
+# Moving boxes to borders takes most of a small run's time, and has no part in most tests.
+UNREFINED = ("SPIL.REFINE_BOXES", "none", "TEST.REFINE_BOXES", "none")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Sums in one order: killed and undisturbed runs are compared bit by bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +54,18 @@ def datasets_root(tmp_path_factory) -> Path:
 def train_net(datasets_root) -> Callable[..., dict]:
     """`tools/train_net.py` in this process: (output folder, *arguments) -> its summaries."""
     return trainer_of(INSTANT)
+
+
+@pytest.fixture(scope="session")
+def ablation(datasets_root, tmp_path_factory) -> Path:
+    """Output folder of `tools/ablation.py` with three rows, which no test may change."""
+    output = tmp_path_factory.mktemp("ablation")
+    tool = load_tool("ablation")
+    rows = ["--rows", "SP,SP+CA,FSOD", "--config-file", str(INSTANT)]
+    with pytest.MonkeyPatch.context() as patch, restored_loggers():
+        patch.setattr(tool, "subprocess", SimpleNamespace(run=train_net_here))
+        tool.main([*rows, "OUTPUT_DIR", str(output), "SPIL.STAGE_TOP_K", "6", *UNREFINED])
+    return output
 
 
 @pytest.fixture(scope="session")

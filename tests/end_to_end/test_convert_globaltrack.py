@@ -257,7 +257,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, source) -> None:
     with pytest.raises(ValueError, match="code.pth holds more than tensors"):
         read_checkpoint(tmp_path / "code.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="list.pth is no checkpoint"):
+    with pytest.raises(ValueError, match="list.pth holds a list"):
         read_checkpoint(tmp_path / "list.pth")
     torch.save({f"module.{n}": one for n, one in source.items()}, tmp_path / "parallel.pth")
     assert set(read_checkpoint(tmp_path / "parallel.pth")) == set(source)

@@ -83,30 +83,51 @@ def _interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("place", ["localize_queries", "train_ranker"])
-def test_a_killed_cycle_ends_as_the_undisturbed_one(
-    undisturbed, run_cycle, tmp_path, monkeypatch, place: str
+def test_killed_and_given_more_rounds_it_ends_as_the_undisturbed_one(
+    undisturbed, run_cycle, tmp_path, monkeypatch
 ) -> None:
-    calls = []
-    whole = getattr(cycle_module, place)
+    """Killed while lists are made and while the ranker is trained, in each of the two rounds."""
 
-    def mortal(*arguments, **options):
-        calls.append(place)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
+    def die_in(place: str, call: int, *arguments: str) -> None:
+        calls = []
+        whole = getattr(cycle_module, place)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(cycle_module, place, mortal)
-        with pytest.raises(KeyboardInterrupt):
-            run_cycle(tmp_path)
-    assert run_cycle(tmp_path, "--resume") == undisturbed[1]
+        def mortal(*given, **options):
+            calls.append(place)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return whole(*given, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cycle_module, place, mortal)
+            with pytest.raises(KeyboardInterrupt):
+                run_cycle(tmp_path, *arguments)
+
+    die_in("localize_queries", 1, "--rounds", "1")
+    die_in("train_ranker", 1, "--rounds", "1", "--resume")
+    assert (tmp_path / "rounds" / "01" / "localizer").exists()
+    assert not (tmp_path / "rounds" / "01" / "ranker").exists()
+    assert run_cycle(tmp_path, "--rounds", "1", "--resume") == undisturbed[1][:2]
+    die_in("localize_queries", 1, "--rounds", "2", "--resume")
+    # The first call finds the finished training of the first round.
+    die_in("train_ranker", 2, "--rounds", "2", "--resume")
+    assert (tmp_path / "rounds" / "02" / "localizer").exists()
+    assert run_cycle(tmp_path, "--rounds", "2", "--resume") == undisturbed[1]
+
+
+@pytest.fixture(scope="module")
+def pretrained(undisturbed) -> list[str]:
+    """Keys for a cycle that starts with the models of the undisturbed one."""
+    folder = undisturbed[0] / "pretrained"
+    parts = ("localizer", "ranker")
+    pairs = [(f"CST.{one.upper()}.WEIGHTS", str(folder / one / f"{one}.pth")) for one in parts]
+    return [word for pair in pairs for word in pair]
 
 
 def test_what_lists_agree_upon_is_trained_on_and_searched_for_next(
-    run_cycle, tmp_path, monkeypatch
+    run_cycle, pretrained, tmp_path, monkeypatch
 ) -> None:
-    keys = ["CST.AGREEMENT.ENABLED", "True", "CST.AGREEMENT.MIN_VOTES", "1"]
+    keys = [*pretrained, "CST.AGREEMENT.ENABLED", "True", "CST.AGREEMENT.MIN_VOTES", "1"]
     keys += ["CST.AGREEMENT.REFINE_BOXES", "grabcut"]
     with monkeypatch.context() as patch:
         # Killed between the agreement of the first round and the training on it.
@@ -129,19 +150,13 @@ def test_what_lists_agree_upon_is_trained_on_and_searched_for_next(
     assert inspected[0]["agreed"] == len(agreed)
 
 
-def test_more_rounds_go_on_from_the_last(undisturbed, run_cycle, tmp_path) -> None:
-    one = run_cycle(tmp_path, "--rounds", "1")
-    assert one == undisturbed[1][:2]
-    assert run_cycle(tmp_path, "--rounds", "2", "--resume") == undisturbed[1]
-
-
 def test_another_configuration_is_refused(undisturbed, run_cycle) -> None:
     with pytest.raises(ValueError, match="made with fingerprint"):
         run_cycle(undisturbed[0], "--resume", "CST.SAMPLING.STRATEGY", "topk")
 
 
-def test_too_few_clusters_leave_the_ranker_as_it_was(run_cycle, tmp_path, caplog) -> None:
-    keys = ["CST.CLUSTERING.MODE", "cosine", "CST.CLUSTERING.EPS", "1e-7"]
+def test_too_few_clusters_leave_the_ranker_as_it_was(run_cycle, pretrained, tmp_path) -> None:
+    keys = [*pretrained, "CST.CLUSTERING.MODE", "cosine", "CST.CLUSTERING.EPS", "1e-7"]
     rows = run_cycle(tmp_path, "--rounds", "1", *keys)
     assert not (tmp_path / "rounds" / "01" / "ranker").exists()
     assert rows[0]["ranker/mAP"] == rows[1]["ranker/mAP"]

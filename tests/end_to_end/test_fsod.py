@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import yaml
 
 from spil_d2 import get_cfg
 
 from ..programs import ROOT, load_tool
-from .conftest import INSTANT
 
 SPIL = ROOT / "configs" / "SPIL"
 
@@ -24,19 +20,14 @@ def _config(name: str, *changes: str):
     return cfg
 
 
-def test_fsod_trains_on_the_query_images_and_localizes(datasets_root, tmp_path) -> None:
-    command = [sys.executable, "tools/ablation.py", "--rows", "FSOD", "--config-file", str(INSTANT)]
-    command += ["OUTPUT_DIR", str(tmp_path)]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (stage,) = json.loads((tmp_path / "ablation.json").read_text())["FSOD"]["miou_stage"]
+def test_fsod_trains_on_the_query_images_and_localizes(ablation) -> None:
+    (stage,) = json.loads((ablation / "ablation.json").read_text())["FSOD"]["miou_stage"]
     assert 0 < stage < 1
-    used = yaml.safe_load((tmp_path / "FSOD" / "config.yaml").read_text())
+    used = yaml.safe_load((ablation / "FSOD" / "config.yaml").read_text())
     assert used["MODEL"]["ROI_HEADS"]["NAME"] == "MultiRelationROIHeads"
     assert used["SPIL"]["CONTRASTIVE"] is True and used["SOLVER"]["MAX_ITER"] == 8
     # Stage 0 and the result: no pseudo label was trained on.
-    assert sorted(p.name for p in (tmp_path / "FSOD" / "stages").iterdir()) == ["00", "01"]
+    assert sorted(p.name for p in (ablation / "FSOD" / "stages").iterdir()) == ["00", "01"]
 
 
 def test_the_row_is_the_configuration_file() -> None:

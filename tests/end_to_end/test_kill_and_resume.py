@@ -1,4 +1,8 @@
-"""A run that is killed again and again ends as the undisturbed one does, bit for bit."""
+"""A run that is killed again and again ends as the undisturbed one does, bit for bit.
+
+The killed one is in other processes, with another PYTHONHASHSEED, with --deterministic and with two
+processes that load its data: nothing of that may change anything either.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +46,10 @@ for line in sys.stdin:
     print("status", os.waitpid(child, 0)[1], flush=True)
 """
 
-# What has just appeared when the process is killed: before the first checkpoint, while the second
-# stage is prepared, inside it, and while the final lists are made.
-KILL_POINTS = [
-    "stages/00/manifest.json",
-    "model_0000003.pth",
-    "stages/01/manifest.json",
-    "model_0000005.pth",
-    "model_final.pth",
-]
+# What has just appeared when the process is killed: while the second stage is prepared, and inside
+# it. tests/faults kills at random, also where stages start anew.
+KILL_POINTS = ["model_0000003.pth", "model_0000005.pth"]
+OTHERWISE = ("--deterministic", "DATALOADER.NUM_WORKERS", "2")
 # Stages that start anew; refinement has no part in it and takes most of the time.
 RESTART = ("SPIL.STAGE_INIT", "restart", "SPIL.REFINE_BOXES", "none", "TEST.REFINE_BOXES", "none")
 
@@ -61,6 +60,7 @@ def started_runner(datasets_root: Path, log: Path) -> Iterator[subprocess.Popen]
         **os.environ,
         "DETECTRON2_DATASETS": str(datasets_root),
         "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "20210705",
     }
     with open(log, "w") as errors:
         runner = subprocess.Popen(
@@ -110,9 +110,9 @@ def killed(datasets_root, tmp_path_factory) -> Path:
     log, output = folder / "log.txt", folder / "output"
     with started_runner(datasets_root, log) as runner:
         for kill_at in KILL_POINTS:
-            status = run(runner, output, kill_at, "--resume")
+            status = run(runner, output, kill_at, "--resume", *OTHERWISE)
             assert status == signal.SIGKILL, (kill_at, status, log.read_text()[-3000:])
-        assert run(runner, output, None, "--resume") == 0, log.read_text()[-3000:]
+        assert run(runner, output, None, "--resume", *OTHERWISE) == 0, log.read_text()[-3000:]
     return output
 
 
@@ -174,24 +174,6 @@ def test_each_stage_starts_with_the_initial_weights(restarting) -> None:
     for name, value in kept.items():
         assert torch.equal(value, first[name]) and torch.equal(value, second[name]), name
     assert any(not torch.equal(value, end[name]) for name, value in kept.items())
-
-
-def test_a_killed_run_whose_stages_start_anew_ends_the_same(
-    restarting, datasets_root, tmp_path
-) -> None:
-    log, output = tmp_path / "log.txt", tmp_path / "output"
-    with started_runner(datasets_root, log) as runner:
-        # While the second stage is prepared, and inside it.
-        for kill_at in ("model_initial.pth", "model_0000003.pth", "model_0000005.pth"):
-            status = run(runner, output, kill_at, "--resume", *RESTART)
-            assert status == signal.SIGKILL, (kill_at, status, log.read_text()[-3000:])
-        assert run(runner, output, None, "--resume", *RESTART) == 0, log.read_text()[-3000:]
-    one, other = (
-        torch.load(folder / "model_final.pth", weights_only=False)["model"]
-        for folder in (restarting[0], output)
-    )
-    different = [name for name, value in one.items() if not torch.equal(value, other[name])]
-    assert not different, f"{len(different)} of {len(one)} differ: {different[:5]}"
 
 
 def test_resuming_without_the_initial_weights_says_so(restarting, train_net, tmp_path) -> None:

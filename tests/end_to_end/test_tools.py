@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import multiprocessing
 import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import pytest
 import yaml
 
+from spil_d2 import cli
 from spil_d2.structures import SamplePool
 
-from ..programs import ROOT, load_tool, restored_loggers
-from .conftest import INSTANT
+from ..programs import load_tool, restored_loggers
 
 
 def test_results_are_drawn_a_row_for_each_query(undisturbed, datasets_root, tmp_path) -> None:
@@ -37,33 +38,50 @@ def test_an_unknown_query_is_named(undisturbed, datasets_root, tmp_path, capsys)
     assert "999" in capsys.readouterr().err
 
 
-def test_the_ablation_trains_its_rows_on_one_search(datasets_root, tmp_path) -> None:
-    command = [sys.executable, "tools/ablation.py", "--rows", "SP,SP+CA"]
-    command += ["--config-file", str(INSTANT), "OUTPUT_DIR", str(tmp_path)]
-    command += ["SPIL.STAGE_TOP_K", "6"]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summaries = json.loads((tmp_path / "ablation.json").read_text())
-    assert list(summaries) == ["SP", "SP+CA"]
-    assert summaries["SP"]["miou_search"] == summaries["SP+CA"]["miou_search"]
+def test_the_ablation_trains_its_rows_on_one_search(ablation) -> None:
+    summaries = json.loads((ablation / "ablation.json").read_text())
+    assert sorted(summaries) == ["FSOD", "SP", "SP+CA"]
+    assert len({one["miou_search"] for one in summaries.values()}) == 1
     before, last = summaries["SP"]["miou_stage"]
     assert before is None, "a stage whose lists were localized in part has no metric"
     assert 0 < last < 1
     for row, is_masked in (("SP", False), ("SP+CA", True)):
-        used = yaml.safe_load((tmp_path / row / "config.yaml").read_text())
+        used = yaml.safe_load((ablation / row / "config.yaml").read_text())
         assert used["COATTENTION"]["ENABLED"] is is_masked
         assert used["SPIL"]["CONTRASTIVE"] is False
-        pool = SamplePool.load(tmp_path / row / "stages" / "00" / "pool.json.gz")
+        pool = SamplePool.load(ablation / row / "stages" / "00" / "pool.json.gz")
         assert all((one.reference.mask is not None) is is_masked for one in pool.queries)
-    assert "| SP+CA" in (tmp_path / "ablation.md").read_text()
+    assert "| SP+CA" in (ablation / "ablation.md").read_text()
 
 
-def test_indexing_is_measured_and_checked(tmp_path) -> None:
+class ForkedIndexing:
+    """In place of `subprocess.Popen` of `python -m spil_d2.cli`: a fork (see tests/conftest.py)."""
+
+    def __init__(self, command: list[str]) -> None:
+        assert command[:3] == [sys.executable, "-m", "spil_d2.cli"]
+        self._process = multiprocessing.get_context("forkserver").Process(target=cli.main)
+        with mock.patch.object(sys, "argv", command[2:]):
+            self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+
+def test_indexing_is_measured_and_checked(tmp_path, monkeypatch) -> None:
     pictures, output = tmp_path / "pictures", tmp_path / "measured"
     options = ["--count", "20", "--large", "0", "--scikit-only"]
     load_tool("make_mixed_folder").main([str(pictures), *options])
     tool = load_tool("measure_indexing")
+    monkeypatch.setattr(tool, "subprocess", SimpleNamespace(Popen=ForkedIndexing))
+    monkeypatch.setattr(tool, "PERIOD_S", 0.2)
     with restored_loggers():
         assert tool.main([str(pictures), "--output", str(output), "--kill-at", "1"]) == 0
     report = json.loads((output / "indexing.json").read_text())

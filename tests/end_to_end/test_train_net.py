@@ -14,6 +14,8 @@ from spil_d2.engine.trainer import SpilTrainer
 from spil_d2.structures import RankLists, SamplePool
 from spil_d2.utils.artifacts import is_published, lock_output_dir, read_manifest
 
+from .conftest import UNREFINED
+
 INFERENCE_FILES = {
     "coco_results.json",
     "final_rank_lists.npz",
@@ -87,7 +89,7 @@ def test_every_test_dataset_is_localized(undisturbed, name: str) -> None:
 
 def test_eval_only_localizes_with_given_weights(undisturbed, train_net, tmp_path) -> None:
     weights = str(undisturbed[0] / "model_final.pth")
-    summaries = train_net(tmp_path, "--eval-only", "MODEL.WEIGHTS", weights)
+    summaries = train_net(tmp_path, "--eval-only", "MODEL.WEIGHTS", weights, *UNREFINED)
     assert list(summaries) == ["ins_mini"]
     folder = tmp_path / "inference" / "ins_mini"
     assert INFERENCE_FILES | {"report.html"} <= {path.name for path in folder.iterdir()}
@@ -148,7 +150,7 @@ def test_an_output_folder_in_use_is_refused(train_net, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["SEED", "-1"], "SEED must be >= 0"),
+        (["SEED", "-2"], "SEED is -2: use 0 or more, or -1"),
         (["DATASETS.TRAIN", "('ins_mini','ins_mini_two')"], "must name one dataset"),
         (["MODEL.BACKBONE.FREEZE_AT", "2"], "CACHE_VECTORS needs a frozen backbone"),
         (["SPIL.TAU", "[0.5]"], "SPIL.TAU has 1 thresholds; 2 stages"),
@@ -176,10 +178,9 @@ def test_the_decisions_other_values_run_to_the_end(train_net, tmp_path) -> None:
         "COATTENTION.FINE_FEATURE": "c4",
         "COATTENTION.EXTRAS": "ignore",
         "SOLVER.ACCUMULATE": "2",
-        "SPIL.REFINE_BOXES": "none",
-        "TEST.REFINE_BOXES": "none",
     }
-    (summary,) = train_net(tmp_path, *(word for pair in keys.items() for word in pair)).values()
+    words = [word for pair in keys.items() for word in pair]
+    (summary,) = train_net(tmp_path, *words, *UNREFINED).values()
     assert len(summary["miou_stage"]) == 2
     pool = SamplePool.load(tmp_path / "stages" / "01" / "pool.json.gz")
     assert all(one.reference.mask is not None for one in pool.queries)
@@ -193,7 +194,11 @@ def test_a_loss_that_is_not_finite_names_its_pictures(
     assert any("nan_batch.json" in note for note in caught.value.__notes__)
     noted = json.loads((tmp_path / "nan_batch.json").read_text())
     assert 0 < noted["iteration"] < 8
+    assert noted["seed"] == 0 and noted["checkpoint"] is None
     assert len(noted["items"]) == 2
     for item in noted["items"]:
-        assert Path(item["file_name"]).is_relative_to(datasets_root / "ins" / "mini")
+        places = [(item["file_name"], item["box"]), *item["support"]]
+        for file_name, (x0, y0, x1, y1) in places:
+            assert Path(file_name).is_relative_to(datasets_root / "ins" / "mini")
+            assert 0 <= x0 < x1 and 0 <= y0 < y1
         assert 1 <= item["query_id"] <= 6

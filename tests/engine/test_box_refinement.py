@@ -1,3 +1,5 @@
+"""Sure boxes are moved to the borders of what they hold."""
+
 import numpy as np
 import pytest
 from PIL import Image

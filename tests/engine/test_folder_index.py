@@ -22,6 +22,7 @@ from spil_d2.engine.folder_index import IndexSettings, index_folder
 from spil_d2.engine.folder_scan import scan_folder
 from spil_d2.engine.index_directory import FolderIndex
 from spil_d2.engine.parallel_index import WorkerDiedError
+from spil_d2.utils import artifacts
 from spil_d2.utils.artifacts import lock_output_dir
 
 
@@ -224,6 +225,22 @@ def test_a_run_killed_anywhere_goes_on(
     run(photos, tmp_path / "index", instant)
     assert_same(contents(tmp_path / "undisturbed"), contents(tmp_path / "index"))
     assert list((tmp_path / "index/segments").iterdir()) == []
+
+
+def test_what_a_killed_run_was_about_to_publish_or_remove_is_no_segment(
+    photos, tmp_path, instant, no_calibration
+):
+    run(photos, tmp_path / "index", instant)
+    before = contents(tmp_path / "index")
+    mark = artifacts._host_mark() + "0000"
+    hidden = tmp_path / "index/segments" / f".tmp-000000001-4000000-{mark}12345678"
+    unnamed = tmp_path / "index/regions/segments/000001-01234567"
+    for folder in (hidden, unnamed):
+        folder.mkdir()
+        (folder / "manifest.json").write_text('{"schema_version": 1, "outcomes": [[1, 1, 1, ""]]}')
+    run(photos, tmp_path / "index", instant)
+    assert not hidden.exists() and not unnamed.exists()
+    assert_same(before, contents(tmp_path / "index"))
 
 
 def test_a_file_that_changes_while_a_run_is_dead_is_not_doubled(

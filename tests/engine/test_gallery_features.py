@@ -54,7 +54,7 @@ def pictures(demo_root, tmp_path) -> list[Path]:
 def counted(model, monkeypatch) -> list[str]:
     """A word for each picture that is decoded, and for each that goes through the backbone."""
     seen: list[str] = []
-    encode, read = model.encode_gallery, gallery_loader.read_image
+    encode, read = model.encode_gallery, gallery_loader.read_pixels
 
     def encode_noted(images):
         seen.append("encoded")
@@ -65,7 +65,7 @@ def counted(model, monkeypatch) -> list[str]:
         return read(*args)
 
     monkeypatch.setattr(model, "encode_gallery", encode_noted)
-    monkeypatch.setattr(gallery_loader, "read_image", read_noted)
+    monkeypatch.setattr(gallery_loader, "read_pixels", read_noted)
     return seen
 
 

@@ -1,3 +1,5 @@
+"""The benchmark of the index backends on a small gallery."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Two passes on a dataset that no stage ran on."""
+
 import cv2
 import numpy as np
 import pytest

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
+from detectron2.structures import Boxes, Instances
 
 from spil_d2.data.crops import CropGeometry, WholePicture
 from spil_d2.engine.localizer import Localizer, LocalizerSettings
@@ -23,28 +22,20 @@ from spil_d2.structures import (
     Target,
 )
 
+from .pixel_model import PixelModel
+
 HEIGHT, WIDTH = 40, 60
 BOX = (10.0, 10.0, 30.0, 30.0)
 NUM_IMAGES = 6
 
 
-class Recorder(nn.Module):
-    """In place of QueryRCNN: the vector of a crop is its colour; remembers what it is asked."""
+class Recorder(PixelModel):
+    """The vector of a crop is its colour; remembers what it is asked."""
 
     def __init__(self, has_masks: bool = True) -> None:
         super().__init__()
         self.has_masks = has_masks
         self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def preprocess(self, images: list[torch.Tensor]) -> ImageList:
-        return ImageList.from_tensors(images)
-
-    def encode_gallery(self, images: ImageList) -> dict[str, torch.Tensor]:
-        return {"pixels": images.tensor}
 
     def encode_query(self, crops: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         return crops[:, :, crops.shape[2] // 2, crops.shape[3] // 2].float()

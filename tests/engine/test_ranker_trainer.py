@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog
 from spil_d2 import get_cfg
 from spil_d2.data.datasets.instance_search import load_gallery, register_instance_search
 from spil_d2.data.region_crops import Region, labelled_regions
+from spil_d2.engine import ranker_trainer
 from spil_d2.engine.ranker_inference import EmbedderSettings, RegionEmbedder, evaluate_ranker
 from spil_d2.engine.ranker_trainer import (
     RankerTrainer,
@@ -24,6 +25,7 @@ from spil_d2.engine.ranker_trainer import (
     load_ranker,
     train_ranker,
 )
+from spil_d2.modeling import Ranker
 from spil_d2.modeling.ranker import Neck
 
 INSTANT = Path(__file__).parents[2] / "configs/quick_schedules/ranker_tiny_instant_test.yaml"
@@ -280,3 +282,42 @@ def test_the_last_blocks_can_be_trained(regions, labels, tmp_path) -> None:
     changed = {name for name, one in trained.items() if not torch.equal(one, initial[name])}
     assert any(name.startswith("backbone.c5") for name in changed)
     assert not any(name.startswith("backbone.c4") for name in changed)
+
+
+def test_a_loss_that_is_not_finite_names_its_crops(
+    regions, labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[torch.Tensor] = []
+    forward = Ranker.forward
+
+    def diverging(self: Ranker, batch: dict) -> dict:
+        losses = forward(self, batch)
+        if not self.training or len(fed) < 2:
+            fed.extend([batch["labels"]] if self.training else [])
+            return losses
+        return {name: loss * float("nan") for name, loss in losses.items()}
+
+    monkeypatch.setattr(Ranker, "forward", diverging)
+    with pytest.raises(FloatingPointError):
+        train_ranker(config(), regions, labels, tmp_path)
+    noted = json.loads((tmp_path / "nan_batch.json").read_text())
+    assert noted["iteration"] == 2 and noted["weights_are_finite"] is True
+    known = {(one.file_name, tuple(one.box)) for one, label in zip(regions, labels) if label >= 0}
+    assert len(noted["items"]) == 4
+    assert {(one["file_name"], tuple(one["box"])) for one in noted["items"]} <= known
+
+
+def test_a_resumed_training_keeps_its_initial_weights(
+    undisturbed: Path, regions, labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(undisturbed.parent, tmp_path / "copy")
+    (copy / undisturbed.name).unlink()
+
+    def again(*_: object) -> None:
+        raise AssertionError("made once more")
+
+    monkeypatch.setattr(ranker_trainer, "save_initial_weights", again)
+    assert_equal(
+        weights_of(train_ranker(config(), regions, labels, copy, resume=True)),
+        weights_of(undisturbed),
+    )

@@ -1,3 +1,5 @@
+"""The report: what it draws, in which order, and that it is one safe file."""
+
 from __future__ import annotations
 
 import base64
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from spil_d2.data.pictures import UnreadablePictureError
 from spil_d2.engine.plots import plot_recall_iou
 from spil_d2.engine.report import (
     MetricRow,
@@ -176,7 +179,7 @@ def test_plot_is_embedded(tmp_path: Path) -> None:
 
 def test_missing_picture_is_named(tmp_path: Path, queries: list[ReportQuery]) -> None:
     Path(queries[0].entries[1].file_name).unlink()
-    with pytest.raises(FileNotFoundError, match="b.png"):
+    with pytest.raises(UnreadablePictureError, match="b.png"):
         _write(tmp_path / "report.html", queries)
 
 

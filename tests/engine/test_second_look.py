@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
+from detectron2.structures import Boxes, Instances
 
 from spil_d2.data.crops import CropGeometry
 from spil_d2.engine.localizer import Localizer, LocalizerSettings
@@ -23,22 +22,14 @@ from spil_d2.structures import (
     Target,
 )
 
+from .pixel_model import PixelModel
+
 HEIGHT, WIDTH = 40, 60
 BOX = (10.0, 10.0, 30.0, 30.0)
 
 
-class Model(nn.Module):
-    """In place of QueryRCNN: moves boxes by what the kernel says, and always finds three."""
-
-    shared_template = False
-    has_masks = False
-    device = torch.device("cpu")
-
-    def preprocess(self, images: list[torch.Tensor]) -> ImageList:
-        return ImageList.from_tensors(images)
-
-    def encode_gallery(self, images: ImageList) -> dict[str, torch.Tensor]:
-        return {"pixels": images.tensor}
+class Model(PixelModel):
+    """Moves boxes by what the kernel says, and always finds three."""
 
     def refine(self, features, kernel, boxes, image_sizes) -> torch.Tensor:
         # The picture's value, and the kernel's, say whose box this is.

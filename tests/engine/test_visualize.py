@@ -1,3 +1,5 @@
+"""Drawn pictures: boxes, masks, rows."""
+
 from __future__ import annotations
 
 import numpy as np

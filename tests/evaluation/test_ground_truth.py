@@ -1,3 +1,5 @@
+"""Ground truth of a dataset, by query."""
+
 from __future__ import annotations
 
 import logging

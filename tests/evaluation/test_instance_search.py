@@ -1,3 +1,5 @@
+"""The evaluator of instance search on lists that are judged by hand."""
+
 from __future__ import annotations
 
 import json

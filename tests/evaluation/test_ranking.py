@@ -1,3 +1,5 @@
+"""Ranking metrics against loops and tables made by hand."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Co-attention finds what pictures have in common."""
+
 from __future__ import annotations
 
 import cv2

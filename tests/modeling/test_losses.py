@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -207,3 +209,58 @@ def test_mask_loss_is_the_weighted_mean_and_skips_empty_targets() -> None:
     nothing = weighted_mask_loss(logits[:0].requires_grad_(), [])
     nothing.backward()
     assert float(nothing.detach()) == 0
+
+
+@pytest.mark.parametrize("beta", [1 / 9, 1.0])
+def test_smooth_l1_is_its_closed_form(beta: float) -> None:
+    """x^2 / 2 beta below beta and |x| - beta / 2 above, summed over the four deltas."""
+    box = torch.tensor([[10.0, 10.0, 30.0, 50.0]])
+    # The target is the anchor itself: its deltas are 0.
+    deltas = torch.tensor([[0.05, -0.5, 1.0, -3.0]])
+    expected = sum(
+        x * x / (2 * beta) if abs(x) < beta else abs(x) - beta / 2 for x in deltas[0].tolist()
+    )
+    found = box_losses(TRANSFORM, box, deltas, box, "smooth_l1", beta)
+    assert found.tolist() == pytest.approx([expected], rel=1e-5)
+
+
+def test_the_rpns_losses_are_a_loop_over_images_and_anchors() -> None:
+    """Eq. 1 on the RPN too (D10), a foreign query's map at its own weight, one mean over all."""
+    cfg = get_cfg()
+    cfg.MODEL.RPN.HEAD_NAME, cfg.MODEL.RPN.IN_FEATURES = "StandardRPNHead", ["p"]
+    cfg.SPIL.NEGATIVE_WEIGHT = 0.5
+    rpn = QueryRPN(cfg, {"p": ShapeSpec(channels=4, stride=16)})
+    generator = torch.Generator().manual_seed(0)
+    counts, images = (5, 3), 3
+    corners = [40 * torch.rand(n, 2, generator=generator) for n in counts]
+    anchors = [Boxes(torch.cat([one, one + 20], dim=1)) for one in corners]
+    logits = [torch.randn(images, n, generator=generator) for n in counts]
+    deltas = [torch.randn(images, n, 4, generator=generator) for n in counts]
+    labels = torch.tensor(
+        [[1, 0, -1, 0, 1, 1, -1, 0], [0, 0, 1, -1, -1, 0, 0, 1], [0, 0, 0, -1, 0, 0, -1, 0]]
+    )
+    matched = [torch.cat([one.tensor for one in anchors]) + 3 for _ in range(images)]
+    boxed = [_proposals(0.7, 0)[:1], _proposals(0.2, 1)[:1], _proposals(1.0, 2)[:0]]
+    weights = image_weights(boxed, rpn.negative_weight)
+    with EventStorage():
+        found = rpn.weighted_losses(
+            anchors, logits, list(labels), deltas, matched, weights, num_boxed=images
+        )
+    every, score, delta = (
+        torch.cat([one.tensor for one in anchors]),
+        torch.cat(logits, dim=1),
+        torch.cat(deltas, dim=1),
+    )
+    objectness = localization = 0.0
+    for i, weight in enumerate((0.7, 0.2, 0.5)):
+        for a, is_object in enumerate(labels[i].tolist()):
+            if is_object >= 0:
+                p = 1 / (1 + math.exp(-float(score[i, a])))
+                objectness -= weight * math.log(p if is_object else 1 - p)
+            if is_object == 1:
+                target = rpn.box2box_transform.get_deltas(every[a][None], matched[i][a][None])[0]
+                differences = zip(delta[i, a].tolist(), target.tolist())
+                localization += weight * sum(abs(x - y) for x, y in differences)
+    samples = images * cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE
+    assert float(found["loss_rpn_cls"]) == pytest.approx(objectness / samples, rel=1e-5)
+    assert float(found["loss_rpn_loc"]) == pytest.approx(localization / samples, rel=1e-5)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from spil_d2 import get_cfg
-from spil_d2.engine.presets import resolve_config
 from spil_d2.modeling.attention_rpn import AttentionRPN
 from spil_d2.modeling.globaltrack_head import QUERY_REGION
 from spil_d2.modeling.multi_relation_heads import (
@@ -23,86 +17,20 @@ from spil_d2.modeling.multi_relation_heads import (
     PatchRelation,
 )
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-TINY = (
-    *("SPIL/fsod_tiny_instre_dev.yaml", "MODEL.EFFICIENTNET.VARIANT", "lite0"),
-    *("MODEL.BF16", "off", "MODEL.FSOD.CHANNELS", 32, "MODEL.RPN.CONV_DIMS", [32]),
+from .query_models import (
+    FSOD,
+    FSOD_C4,
+    config_of,
+    spread_scores,
+    training_item,
+    training_losses,
 )
-# C4 with few channels; without ImageNet weights frozen normalization diverges.
-C4 = (
-    *("Base-SPIL-paper.yaml", "MODEL.MASK_ON", False, "MODEL.RESNETS.NORM", "GN"),
-    *("MODEL.CORRELATION_HEAD.NAME", "AttentionRPN"),
-    *("MODEL.ROI_HEADS.NAME", "MultiRelationROIHeads", "MODEL.FSOD.RES5", True),
-    *("MODEL.QUERY.POOLER_RESOLUTION", 14, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32),
-    *("MODEL.RESNETS.WIDTH_PER_GROUP", 32),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.POST_NMS_TOPK_TEST", 20),
-)
-
-
-def _config(preset: str, *changes):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / preset))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *changes])
-    resolve_config(cfg)
-    return cfg
-
-
-@pytest.fixture(scope="module", params=[TINY, C4], ids=["tiny", "c4"])
-def model(request):
-    torch.manual_seed(0)
-    return build_model(_config(*request.param))
 
 
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    model = build_model(_config(*TINY)).eval()
-    # Scores that differ by more than rounding, so that no order hangs on it.
-    generator = torch.Generator().manual_seed(1)
-    for layer in (
-        model.proposal_generator.rpn_head.objectness_logits,
-        model.roi_heads.box_predictor.cls_score,
-    ):
-        weight = torch.randn(layer.weight.shape, generator=generator)
-        layer.weight.data = weight / weight.flatten(1).norm(dim=1).mean()
-    return model
-
-
-def _pixels(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randint(0, 255, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _item(seed: int, negative: bool = False) -> dict:
-    instances = Instances((96, 128))
-    instances.gt_boxes = Boxes(torch.tensor([[30.0, 20.0, 90.0, 80.0]]))
-    instances.gt_classes = torch.zeros(1, dtype=torch.int64)
-    instances.gt_weights = torch.tensor([0.8])
-    box = torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 2)
-    item = {
-        "image": _pixels(seed, 3, 96, 128),
-        "height": 192,
-        "width": 256,
-        "instances": instances,
-        "query_crops": _pixels(seed + 100, 2, 3, 64, 64),
-        "query_boxes": box,
-    }
-    if negative:
-        item.update(negative_crops=_pixels(seed + 200, 2, 3, 64, 64), negative_boxes=box)
-    return item
-
-
-def _losses(model, items: list[dict]) -> dict[str, torch.Tensor]:
-    model.train()
-    with EventStorage():
-        return model(items)
-
-
-def _assert_same(first: Instances, second: Instances) -> None:
-    torch.testing.assert_close(
-        first.pred_boxes.tensor, second.pred_boxes.tensor, atol=1e-2, rtol=1e-4
-    )
-    torch.testing.assert_close(first.scores, second.scores, atol=1e-4, rtol=1e-4)
+    return spread_scores(build_model(config_of(*FSOD)).eval())
 
 
 @pytest.fixture
@@ -194,125 +122,25 @@ def test_scores_are_the_relations_sum_and_boxes_the_patch_relations(tiny) -> Non
     assert deltas.shape == (6, 4)
 
 
-@pytest.mark.parametrize("negative", [False, True])
-def test_training_losses_are_finite_and_reach_every_trained_parameter(model, negative) -> None:
-    model.zero_grad()
-    losses = _losses(model, [_item(0, negative=negative), _item(1)])
-    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
-    assert all(torch.isfinite(loss) for loss in losses.values()), losses
-    sum(losses.values()).backward()
-    without = [
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and (p.grad is None or not p.grad.any())
-    ]
-    assert not without, f"no gradient for {without[:5]}"
-
-
-def test_null_ground_truth_alone_trains_classification_only(model) -> None:
-    item = _item(0)
-    item["instances"] = item["instances"][[]]
-    losses = {name: float(loss.detach()) for name, loss in _losses(model, [item]).items()}
-    assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
-    assert losses["loss_rpn_cls"] > 0 and losses["loss_cls"] > 0
-
-
 def test_a_pseudo_label_weighs_its_image(tiny) -> None:
     """Alone, without null ground truth, all losses are ω times those of weight 1."""
-    item = _item(0)
+    item = training_item(0)
     values = []
     for weight in (1.0, 0.25):
         item["instances"].gt_weights = torch.tensor([weight])
         torch.manual_seed(0)
         with torch.no_grad():
-            values.append(_losses(tiny, [item]))
+            values.append(training_losses(tiny, [item]))
     for name, loss in values[0].items():
         torch.testing.assert_close(values[1][name], 0.25 * loss, msg=name)
 
 
-def test_kernels_are_regions_and_their_mean_is_used(tiny) -> None:
-    tiny.eval()
-    item = _item(0)
-    with torch.no_grad():
-        kernels = tiny.encode_query(item["query_crops"], item["query_boxes"])
-        assert kernels.ndim == 4 and kernels.shape[2:] == (7, 7)
-        from_crops = tiny([item])[0]["instances"]
-        del item["query_crops"], item["query_boxes"]
-        mean = kernels.mean(dim=0, keepdim=True)
-        from_mean = tiny([{**item, "query_vectors": mean}])[0]["instances"]
-    _assert_same(from_crops, from_mean)
-
-
-def test_many_queries_on_one_encoded_image_are_as_one_by_one(model) -> None:
-    model.eval()
-    with torch.no_grad():
-        images = model.preprocess([_pixels(0, 3, 96, 128)])
-        features = model.encode_gallery(images)
-        box = torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 4)
-        kernels = model.encode_query(_pixels(1, 4, 3, 64, 64), box)
-        seen = []
-        handle = model.roi_heads.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-        together = model.detect(features, kernels, images.image_sizes)
-        handle.remove()
-        for kernel, expected in zip(kernels, together, strict=True):
-            (alone,) = model.detect(features, kernel[None], images.image_sizes, with_masks=False)
-            _assert_same(alone, expected)
-    # The gallery's maps are not copied for each query.
-    assert all(len(y) == 1 for name, y in seen[0].items() if name != QUERY_REGION)
-
-
-def test_different_queries_are_answered_differently(tiny) -> None:
-    tiny.eval()
-    with torch.no_grad():
-        images = tiny.preprocess([_pixels(0, 3, 96, 128)])
-        features = tiny.encode_gallery(images)
-        box = torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 2)
-        kernels = tiny.encode_query(_pixels(1, 2, 3, 64, 64), box)
-        first, second = tiny.detect(features, kernels, images.image_sizes)
-    assert not torch.allclose(first.scores, second.scores, atol=1e-3)
-
-
-def test_one_kernel_for_each_image_of_a_batch_is_as_alone(tiny) -> None:
-    tiny.eval()
-    items = [_item(0), _item(1)]
-    with torch.no_grad():
-        for item, expected in zip(items, tiny(items), strict=True):
-            (alone,) = tiny([item])
-            _assert_same(alone["instances"], expected["instances"])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 5), "POOLER_RESOLUTION is 5.*= 7"),
-        (("MODEL.CORRELATION_HEAD.NAME", "ChannelReweighting"), "NAME to AttentionRPN"),
-        (("MODEL.MASK_ON", True), "MASK_ON to False"),
-        (("MODEL.CORRELATION_HEAD.KERNEL_NORM", "max"), "KERNEL_NORM 'max'"),
-        (
-            ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 4, "MODEL.QUERY.POOLER_RESOLUTION", 4),
-            "4 x 4 cells.*at least 5",
-        ),
-    ],
-)
-def test_heads_that_do_not_fit_are_refused(changes, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_model(_config(*TINY, *changes))
-
-
-def test_the_losses_fall_on_one_pair() -> None:
-    """The query's texture lies in the picture: some steps find it."""
+@pytest.mark.parametrize("preset", [FSOD, FSOD_C4], ids=["tiny", "c4"])
+def test_foreign_queries_train_every_parameter(preset) -> None:
+    """No gradient is all zeros, as that of a relation that nothing hangs on would be."""
     torch.manual_seed(0)
-    model = build_model(_config(*TINY))
-    item = _item(0)
-    item["image"][:, 20:80, 30:90] = _pixels(5, 3, 1, 60)
-    item["query_crops"][:, :, 8:56, 8:56] = _pixels(5, 3, 1, 60)[:, :, :48]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    totals = []
-    for step in range(12):
-        torch.manual_seed(step)
-        total = sum(_losses(model, [item]).values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(float(total.detach()))
-    assert sum(totals[-3:]) < 0.6 * sum(totals[:3]), totals
+    model = build_model(config_of(*preset))
+    losses = training_losses(model, [training_item(0, negative=True), training_item(1)])
+    sum(losses.values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+    assert not without, f"no gradient for {without[:5]}"

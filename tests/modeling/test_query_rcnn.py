@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
+from detectron2.structures import Boxes
 
-from spil_d2 import get_cfg
-from spil_d2.engine.presets import resolve_config
+from .query_models import assert_same, config_of, training_item, training_losses
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = ["Base-SPIL-tiny.yaml", "Base-SPIL-fast.yaml", "Base-SPIL-paper.yaml"]
 
 
 def _config(preset: str, *changes):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / preset))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *changes])
     # Without ImageNet weights the stock frozen normalization diverges.
-    cfg.MODEL.RESNETS.NORM = "GN"
+    keys = ["MODEL.RESNETS.NORM", "GN"]
     # res5 on every proposal is most of the `paper` preset's time.
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
-    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
-    resolve_config(cfg)
-    return cfg
+    keys += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8]
+    keys += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 20, "MODEL.RPN.POST_NMS_TOPK_TEST", 20]
+    return config_of(preset, *changes, *keys)
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -45,40 +36,14 @@ def tiny():
 
 
 def _item(seed: int, masks: bool, negative: bool = True) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    instances = Instances((96, 128))
-    instances.gt_boxes = Boxes(torch.tensor([[30.0, 20.0, 90.0, 80.0]]))
-    instances.gt_classes = torch.zeros(1, dtype=torch.int64)
-    instances.gt_weights = torch.tensor([0.8])
-    if masks:
-        mask = torch.zeros(1, 96, 128, dtype=torch.bool)
-        mask[:, 25:75, 35:85] = True
-        instances.gt_masks = BitMasks(mask)
-
-    def crops() -> torch.Tensor:
-        return torch.randint(0, 255, (2, 3, 64, 64), generator=generator)
-
-    box = torch.tensor([[8.0, 8.0, 56.0, 56.0]] * 2)
-    item = {
-        "image": torch.randint(0, 255, (3, 96, 128), generator=generator),
-        "height": 192,
-        "width": 256,
-        "instances": instances,
-        "query_crops": crops(),
-        "query_boxes": box,
-    }
-    if negative:
-        item.update(negative_crops=crops(), negative_boxes=box)
-    return item
+    return training_item(seed, masks, negative)
 
 
 @pytest.mark.parametrize("negative", [True, False])
 def test_training_losses_are_finite_and_reach_every_trained_parameter(preset, negative) -> None:
     cfg, model = preset
-    model.train()
     model.zero_grad()
-    with EventStorage():
-        losses = model([_item(i, cfg.MODEL.MASK_ON, negative) for i in range(2)])
+    losses = training_losses(model, [_item(i, cfg.MODEL.MASK_ON, negative) for i in range(2)])
     names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
     assert set(losses) == names
     assert all(torch.isfinite(loss) for loss in losses.values()), losses
@@ -89,14 +54,12 @@ def test_training_losses_are_finite_and_reach_every_trained_parameter(preset, ne
 
 def test_items_without_a_foreign_query_go_into_one_batch_with_others(preset) -> None:
     cfg, model = preset
-    model.train()
     items = [_item(0, cfg.MODEL.MASK_ON, negative=False), _item(1, cfg.MODEL.MASK_ON)]
     seen = []
     handle = model.proposal_generator.register_forward_pre_hook(
         lambda _, given: seen.append([len(one) for one in given[2]])
     )
-    with EventStorage():
-        losses = model(items)
+    losses = training_losses(model, items)
     handle.remove()
     assert all(torch.isfinite(loss) for loss in losses.values())
     # Two images with their own kernels, and the second once more with a foreign one.
@@ -105,11 +68,9 @@ def test_items_without_a_foreign_query_go_into_one_batch_with_others(preset) -> 
 
 def test_null_ground_truth_alone_trains_classification_only(preset) -> None:
     cfg, model = preset
-    model.train()
     items = [_item(0, cfg.MODEL.MASK_ON, negative=False)]
     items[0]["instances"] = items[0]["instances"][[]]
-    with EventStorage():
-        losses = {name: float(loss.detach()) for name, loss in model(items).items()}
+    losses = {name: float(loss.detach()) for name, loss in training_losses(model, items).items()}
     assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == losses["loss_mask"] == 0
     assert losses["loss_rpn_cls"] > 0 and losses["loss_cls"] > 0
 
@@ -143,7 +104,6 @@ def test_anchors_in_ignore_regions_are_no_negatives(tiny) -> None:
 def test_rois_in_ignore_regions_are_no_background(preset) -> None:
     """An item all of whose background is ignored: only positives are sampled of its own map."""
     cfg, model = preset
-    model.train()
     items = [_item(i, cfg.MODEL.MASK_ON) for i in range(2)]
     items[0]["ignore_boxes"] = torch.tensor([[0.0, 0.0, 128.0, 96.0]])
     seen = []
@@ -156,8 +116,7 @@ def test_rois_in_ignore_regions_are_no_background(preset) -> None:
 
     model.roi_heads.label_and_sample_proposals = watch
     try:
-        with EventStorage():
-            losses = model(items)
+        losses = training_losses(model, items)
     finally:
         del model.roi_heads.label_and_sample_proposals
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -169,15 +128,14 @@ def test_rois_in_ignore_regions_are_no_background(preset) -> None:
 
 
 def test_an_empty_ignore_region_changes_nothing(tiny) -> None:
-    tiny.train()
     losses = []
     for boxes in (None, torch.zeros(0, 4)):
         items = [_item(i, True) for i in range(2)]
         if boxes is not None:
             items[0]["ignore_boxes"] = boxes
         torch.manual_seed(0)
-        with EventStorage(), torch.no_grad():
-            losses.append(tiny(items))
+        with torch.no_grad():
+            losses.append(training_losses(tiny, items))
     tiny.eval()
     for name, loss in losses[0].items():
         assert torch.equal(loss, losses[1][name]), name
@@ -223,10 +181,7 @@ def test_many_queries_on_one_encoded_image_are_as_one_by_one(tiny) -> None:
         together = tiny.detect(features, kernels, images.image_sizes)
         for kernel, expected in zip(kernels, together, strict=True):
             (alone,) = tiny.detect(features, kernel[None], images.image_sizes)
-            torch.testing.assert_close(
-                alone.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2, rtol=1e-4
-            )
-            torch.testing.assert_close(alone.scores, expected.scores, atol=1e-4, rtol=1e-4)
+            assert_same(alone, expected)
             boxes_only = tiny.detect(features, kernel[None], images.image_sizes, with_masks=False)
             torch.testing.assert_close(boxes_only[0].pred_boxes.tensor, alone.pred_boxes.tensor)
 
@@ -252,3 +207,47 @@ def test_pooling_the_box_leaves_the_padding_out(tiny) -> None:
         inside = tiny.encode_query(crops, box)
         whole = tiny.encode_query(crops, torch.tensor([[0.0, 0, 256, 256]] * 2))
     assert (inside[0] - inside[1]).norm() < (whole[0] - whole[1]).norm() / 2
+
+
+def test_the_kernel_that_meets_the_map_is_the_mean_of_each_items_crops_by_a_loop(tiny) -> None:
+    """Eq. 3 with n crops, for a batch whose items have different n."""
+    items = [_item(0, False), _item(1, False)]
+    items[1]["query_crops"], items[1]["query_boxes"] = (
+        torch.cat([items[1][key], items[1][key][:1]]) for key in ("query_crops", "query_boxes")
+    )
+    seen = []
+    handle = tiny.correlation_head.register_forward_pre_hook(
+        lambda _, given: seen.append(given[1].clone())
+    )
+    with torch.no_grad():
+        tiny(items)
+        alone = [
+            [tiny.encode_query(crop[None], box[None])[0].tolist() for crop, box in
+             zip(item["query_crops"], item["query_boxes"])]
+            for item in items
+        ]  # fmt: skip
+    handle.remove()
+    (kernels,) = seen
+    assert [len(vectors) for vectors in alone] == [2, 3] and len(kernels) == 2
+    for vectors, kernel in zip(alone, kernels, strict=True):
+        for c in range(len(kernel)):
+            mean = sum(vector[c] for vector in vectors) / len(vectors)
+            assert float(kernel[c]) == pytest.approx(mean, rel=1e-3, abs=1e-4)
+
+
+def test_the_object_vector_of_a_linear_map_is_its_value_at_the_boxs_centre(
+    tiny, monkeypatch
+) -> None:
+    """A closed form of RoIAlign and the mean (D3): samples lie evenly around the centre."""
+    (level,) = tiny.query_levels
+    stride = round(1 / tiny.query_pooler.level_poolers[0].spatial_scale)
+    cells = torch.arange(16, dtype=torch.float32)
+    columns, rows = cells[None, :].expand(16, 16), cells[:, None].expand(16, 16)
+    ramp = torch.stack([columns, rows, 2 * columns - rows + 5])[None]
+    monkeypatch.setattr(tiny, "_backbone_maps", lambda _: {level: ramp})
+    box = torch.tensor([[40.0, 64.0, 120.0, 200.0]])
+    side = 16 * stride
+    (vector,) = tiny.encode_query(torch.zeros(1, 3, side, side), box)
+    # Cell i has its centre at (i + 1/2) strides.
+    x, y = 80.0 / stride - 0.5, 132.0 / stride - 0.5
+    assert vector.tolist() == pytest.approx([x, y, 2 * x - y + 5], rel=1e-4)

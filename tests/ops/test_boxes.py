@@ -1,3 +1,5 @@
+"""Boxes of tensors against loops."""
+
 from __future__ import annotations
 
 import math

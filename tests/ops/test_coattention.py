@@ -1,3 +1,5 @@
+"""Masks and look-alikes from indicator maps."""
+
 from __future__ import annotations
 
 import numpy as np

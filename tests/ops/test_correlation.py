@@ -35,6 +35,8 @@ def test_correlation_is_depthwise_convolution_with_a_1x1_kernel(maps) -> None:
 @pytest.mark.parametrize("side", [1, 3])
 def test_folding_the_kernel_into_the_next_weights_gives_the_same_logits(maps, side: int) -> None:
     features, kernel = maps
+    # Of both signs, as centred kernels would be.
+    kernel = kernel - 0.5
     weight = torch.randn(5, 16, side, side, generator=torch.Generator().manual_seed(1))
     folded = fold_kernel(weight, kernel)
     for i in range(len(features)):

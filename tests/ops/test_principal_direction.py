@@ -1,3 +1,5 @@
+"""The principal direction against numpy's eigenvectors."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Relevance back-propagation against its rule cell by cell, and peaks against a loop."""
+
 from __future__ import annotations
 
 import pytest
@@ -161,3 +163,24 @@ def test_a_map_without_a_peak_yields_its_largest_cell(shape: tuple[int, int]) ->
     response = torch.ones(shape)
     response[-1, -1] = 2.0
     assert find_peaks(response).tolist() == [[shape[0] - 1, shape[1] - 1]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("mean_filter", [True, False])
+def test_peaks_are_those_of_a_loop_over_all_cells(seed: int, mean_filter: bool) -> None:
+    # Coarse values, so that neighbours are often equal; some are below 0.
+    generator = torch.Generator().manual_seed(seed)
+    response = torch.randint(-2, 9, (9, 12), generator=generator).float()
+    mean = sum(response.flatten().tolist()) / response.numel()
+    expected = []
+    for y in range(1, 8):
+        for x in range(1, 11):
+            value = float(response[y, x])
+            around = [
+                float(response[y + a, x + b]) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b
+            ]
+            if value > 0 and all(value > other for other in around):
+                if not mean_filter or value >= mean:
+                    expected.append([y, x])
+    assert expected
+    assert find_peaks(response, mean_filter=mean_filter).tolist() == expected

@@ -1,3 +1,5 @@
+"""Cosines and their neighbours against loops."""
+
 import math
 
 import numpy as np

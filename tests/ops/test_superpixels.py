@@ -1,3 +1,5 @@
+"""Masks that follow superpixels."""
+
 from __future__ import annotations
 
 import numpy as np

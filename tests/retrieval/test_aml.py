@@ -66,3 +66,42 @@ def test_first_windows_have_the_query_s_aspect_ratio_or_the_nearest() -> None:
     for aspect_ratio, expected in ((1.0, 1.0), (2.0, 2.0), (50.0, 4.0)):
         x0, y0, x1, y1 = find_window(pooled, rng.uniform(0, 1, 4), aspect_ratio, rounds=0)
         assert (x1 - x0) / (y1 - y0) == pytest.approx(expected, rel=0.1)
+
+
+def naive_window(feature_map: np.ndarray, query: np.ndarray, aspect_ratio: float) -> list[int]:
+    """The best window of the grid of step 3 whose aspect ratio is within 1.1 of the query's."""
+    _, height, width = feature_map.shape
+    best, found = -np.inf, [0, 0, 0, 0]
+    for y0 in range(0, height, 3):
+        for y1 in [*range(3, height, 3), height]:
+            for x0 in range(0, width, 3):
+                for x1 in [*range(3, width, 3), width]:
+                    if y0 >= y1 or x0 >= x1:
+                        continue
+                    change = (x1 - x0) / (y1 - y0) / aspect_ratio
+                    if not 1 / 1.1 <= change <= 1.1:
+                        continue
+                    window = np.array([x0, y0, x1, y1])
+                    cosine = float(naive(feature_map, window, 10.0) @ query)
+                    if cosine > best + 1e-9:
+                        best, found = cosine, window.tolist()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_is_that_of_the_loops(seed: int) -> None:
+    """The grid's best, then a place that no side alone can better within its reach."""
+    rng = np.random.default_rng(seed)
+    feature_map, query = rng.uniform(0.1, 1, (5, 10, 12)), rng.uniform(0, 1, 5)
+    pooled = ApproximateMax(feature_map)
+    first = find_window(pooled, query, 1.5, rounds=0)
+    assert first.tolist() == naive_window(feature_map, query, 1.5)
+    last = find_window(pooled, query, 1.5, rounds=50)
+    reached = float(naive(feature_map, last, 10.0) @ query)
+    for side in range(4):
+        for step in range(-3, 4):
+            window = last.copy()
+            window[side] += step
+            x0, y0, x1, y1 = window.tolist()
+            if 0 <= x0 < x1 <= 12 and 0 <= y0 < y1 <= 10:
+                assert float(naive(feature_map, window, 10.0) @ query) <= reached + 1e-6

@@ -1,3 +1,5 @@
+"""DASR and the grid: regions, what they find, and how they are cut out."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,6 +14,8 @@ from torchvision.ops import box_iou
 from spil_d2.backbones import EfficientNetLite
 from spil_d2.retrieval import DASR, Grid, SearchEngine, build_index, embed_queries, search
 from spil_d2.retrieval.engines import DASRFast
+from spil_d2.retrieval.engines import dasr as dasr_module
+from spil_d2.retrieval.engines.dasr import PeakResponse
 from spil_d2.structures import Query, Reference
 
 SIZE = (160, 224)  # height, width
@@ -165,3 +169,64 @@ def test_unreadable_picture_is_named(grid: Grid, tmp_path: Path) -> None:
 def test_unknown_layer_is_named(grid: Grid) -> None:
     with pytest.raises(ValueError, match="no feature 'res9'"):
         Grid(backbone=grid.backbone, descriptor_layers=["res9"])
+
+
+def test_a_box_is_the_mean_and_two_deviations_of_the_top_pixels_by_loops(
+    dasr: DASR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sum over channels, where it is > 0, in a map of 12 x 20 cells."""
+    generator = torch.Generator().manual_seed(0)
+    relevance = torch.randn(4, 3, 12, 20, generator=generator)
+    monkeypatch.setattr(dasr_module, "peak_relevance", lambda *_, **__: relevance)
+    found = PeakResponse(SIZE, torch.zeros(0), {}, torch.zeros(1, 4, 4), torch.zeros(4, 2))
+    for box, maps in zip(dasr.trace(found), relevance.double()):
+        saliency = (maps[0] + maps[1] + maps[2]).tolist()
+        # 12 of 240 cells are 5 %.
+        least = sorted(value for row in saliency for value in row)[-12]
+        kept = [
+            (y, x)
+            for y, row in enumerate(saliency)
+            for x, value in enumerate(row)
+            if value >= least and value > 0
+        ]
+        sides = []
+        for axis, length, pixels in ((1, 20, SIZE[1]), (0, 12, SIZE[0])):
+            centres = [cell[axis] + 0.5 for cell in kept]
+            mean = sum(centres) / len(centres)
+            # A cell is as wide as it is: uniform over 1, it has the variance 1 / 12 itself.
+            variance = sum((c - mean) ** 2 for c in centres) / len(centres) + 1 / 12
+            low, high = mean - 2 * variance**0.5, mean + 2 * variance**0.5
+            scale = pixels / length
+            sides.append((max(low, 0.0) * scale, min(high, float(length)) * scale))
+        by_loops = [sides[0][0], sides[1][0], sides[0][1], sides[1][1]]
+        np.testing.assert_allclose(box.numpy(), by_loops, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dasr_star_keeps_the_highest_peaks_by_a_greedy_loop(
+    dasr: DASR, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    engine = DASR(
+        backbone=dasr.backbone,
+        response_layer="head",
+        descriptor_layers=["head"],
+        nms_variant=True,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    corners = 30 * torch.rand(16, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 10 + 30 * torch.rand(16, 2, generator=generator)], dim=1)
+    response = torch.rand(1, 4, 4, generator=generator)
+    peaks = torch.tensor([[i // 4, i % 4] for i in range(16)])
+    found = PeakResponse(SIZE, torch.zeros(0), {}, response, peaks)
+    monkeypatch.setattr(engine, "respond", lambda image: found)
+    monkeypatch.setattr(engine, "trace", lambda one: boxes)
+    monkeypatch.setattr(engine, "_pool", lambda *given: np.ones((len(given[2]), 1), np.float32))
+    values = response.flatten().tolist()
+    kept: list[int] = []
+    for i in sorted(range(16), key=lambda i: -values[i]):
+        if all(float(box_iou(boxes[i][None], boxes[j][None])) <= 0.3 for j in kept):
+            kept.append(i)
+    assert 1 < len(kept) < 16
+    (regions,) = engine.regions([np.zeros((*SIZE, 3), np.uint8)])
+    np.testing.assert_array_equal(regions.boxes, boxes[kept].numpy())
+    np.testing.assert_array_equal(regions.saliency, np.array(values, np.float32)[kept])

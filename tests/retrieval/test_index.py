@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,93 +10,21 @@ import pytest
 
 from spil_d2.retrieval import Regions
 from spil_d2.retrieval.index import (
-    INDEX_BACKENDS,
     RegionIndex,
-    create_region_index,
     open_region_index,
-    segmented,
-    segments,
 )
-from spil_d2.structures import RankList
 
-SIZE = 8
-# Everything is probed, so that approximate backends must give what the loop gives.
-OPTIONS: dict[str, dict] = {"exact": {}, "faiss": {"probed": 1.0}, "milvus": {"probed": 1.0}}
-LIBRARIES = {"exact": "numpy", "faiss": "faiss", "milvus": "pymilvus"}
-
-Gallery = dict[int, Regions]
-
-
-def make_regions(rng: np.random.Generator, count: int, size: int = SIZE) -> Regions:
-    embeddings = unit(rng.normal(size=(count, size)) + 0.5).astype(np.float16).astype(np.float32)
-    boxes = rng.uniform(0, 100, (count, 4)).astype(np.float32)
-    return Regions(boxes, rng.random(count).astype(np.float32), embeddings)
-
-
-def make_gallery(count: int, first: int = 0, seed: int = 0) -> Gallery:
-    rng = np.random.default_rng(seed)
-    ids = first + rng.permutation(count)
-    return {int(i): make_regions(rng, int(rng.integers(1, 6))) for i in ids}
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-def make_queries(count: int, seed: int = 1) -> np.ndarray:
-    return unit(np.random.default_rng(seed).normal(size=(count, SIZE))).astype(np.float32)
-
-
-@pytest.fixture(params=list(INDEX_BACKENDS))
-def backend(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(LIBRARIES[request.param])
-    return request.param
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "centred"])
-def is_centred(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture
-def index(backend: str, is_centred: bool, tmp_path: Path) -> Iterator[RegionIndex]:
-    with create(backend, tmp_path / "index", is_centred) as made:
-        yield made
-
-
-def create(backend: str, directory: Path | None, is_centred: bool = False) -> RegionIndex:
-    return create_region_index(backend, directory, is_centred=is_centred, **OPTIONS[backend])
-
-
-def add(index: RegionIndex, gallery: Gallery) -> None:
-    index.add(list(gallery), list(gallery.values()))
-
-
-def mean_of(gallery: Gallery) -> np.ndarray:
-    return np.mean([row for one in gallery.values() for row in one.embeddings], 0, np.float64)
-
-
-def check(found: RankList, gallery: Gallery, query: np.ndarray, k: int, mean=None) -> None:
-    """Compare a rank list with the loop over all regions of the images that may be ranked.
-
-    Centred vectors are rounded twice, so images whose similarities differ by less than that may
-    change places.
-    """
-    best = {}
-    for image_id, regions in gallery.items():
-        values = []
-        for row in regions.embeddings:
-            one, two = (row, query) if mean is None else (unit(row - mean), unit(query - mean))
-            values.append(sum(float(a) * float(b) for a, b in zip(one, two)))
-        place = int(np.argmax(values))
-        best[image_id] = values[place], regions.boxes[place].tolist()
-    order = sorted(best, key=lambda i: (-best[i][0], i))[:k]
-    if mean is None:
-        assert found.image_ids.tolist() == order
-    np.testing.assert_allclose(found.similarities, [best[i][0] for i in order], atol=2e-3)
-    own = [best[i] for i in found.image_ids.tolist()]
-    np.testing.assert_allclose(found.similarities, [one[0] for one in own], atol=2e-3)
-    assert found.boxes.tolist() == [one[1] for one in own]
+from .index_cases import (
+    SIZE,
+    add,
+    check,
+    create,
+    make_gallery,
+    make_queries,
+    make_regions,
+    mean_of,
+    unit,
+)
 
 
 def test_search_is_the_naive_loop(index: RegionIndex, is_centred: bool) -> None:
@@ -287,75 +210,6 @@ def test_two_readers_and_a_writer(backend: str, tmp_path: Path) -> None:
             assert len(late) == 31
 
 
-KILLED = """
-import os, signal, sys
-import numpy as np
-from spil_d2.retrieval import Regions
-from spil_d2.retrieval.index import open_region_index, segments
-
-def change(place):
-    index = open_region_index(place)
-    index.delete([0, 1])
-    new = np.eye(8, dtype=np.float32)
-    index.add([500], [Regions(new[:, :4], new[:, 0], new)])
-    segments.write_json_atomic = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    index.compact()
-
-for place in sys.argv[1:]:
-    child = os.fork()
-    if not child:
-        change(place)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, place
-"""
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Indexes of all backends after a process was killed between writing and publishing."""
-    folder = tmp_path_factory.mktemp("killed")
-    names = [name for name in INDEX_BACKENDS if importlib.util.find_spec(LIBRARIES[name])]
-    for name in names:
-        with create(name, folder / name) as index:
-            add(index, make_gallery(30))
-            index.persist()
-    places = [str(folder / name) for name in names]
-    ended = subprocess.run([sys.executable, "-c", KILLED, *places], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return folder
-
-
-def test_killed_before_publication_nothing_is_lost(backend: str, killed: Path) -> None:
-    gallery, queries = make_gallery(30), make_queries(1)
-    folder = killed / backend / "segments"
-    assert len(list(folder.iterdir())) == 2
-    with open_region_index(killed / backend) as again:
-        check(again.search([0], queries, 30)[0], gallery, queries[0], 30)
-        new = make_gallery(2, first=500)
-        add(again, new)
-        again.compact()
-        check(again.search([0], queries, 40)[0], gallery | new, queries[0], 40)
-    assert len(list(folder.iterdir())) == 1
-
-
-@pytest.mark.parametrize("step", ["write_segment", "read_segment"])
-def test_a_failed_persist_can_be_tried_again(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    gallery, queries = make_gallery(10), make_queries(1)
-    with create(backend, tmp_path / "index") as index:
-        add(index, gallery)
-        with monkeypatch.context() as patch:
-            patch.setattr(segmented, step, fail)
-            with pytest.raises(OSError, match="no space"):
-                index.persist()
-        check(index.search([0], queries, 10)[0], gallery, queries[0], 10)
-        index.persist()
-        check(index.search([0], queries, 10)[0], gallery, queries[0], 10)
-
-
 def test_adding_rewrites_only_small_segments(index: RegionIndex, tmp_path: Path) -> None:
     folder = tmp_path / "index" / "segments"
     add(index, make_gallery(200))
@@ -432,47 +286,3 @@ def test_the_mean_follows_an_index_that_doubles(backend: str, tmp_path: Path) ->
         gallery = first | more | many
         check(index.search([0], queries, 99)[0], gallery, queries[0], 99, mean_of(gallery))
         np.testing.assert_allclose(index.regions_of(3).embeddings, first[3].embeddings, atol=2e-3)
-
-
-def test_damage_is_named(backend: str, tmp_path: Path) -> None:
-    place = tmp_path / "index"
-    with pytest.raises(FileNotFoundError, match="holds no region index"):
-        open_region_index(place)
-    with create(backend, place) as index:
-        add(index, make_gallery(5))
-        index.persist()
-    with pytest.raises(FileExistsError, match="already"):
-        create(backend, place)
-    other = next(one for name, one in INDEX_BACKENDS.items() if name != backend)
-    with pytest.raises(ValueError, match=f"backend '{backend}'"):
-        other.open(place)
-    (segment,) = (place / "segments").iterdir()
-    regions = segment / segments.REGIONS_NAME
-    whole = regions.read_bytes()
-    for damage in (whole[:100], b""):
-        regions.write_bytes(damage)
-        with pytest.raises(ValueError, match=str(place)):
-            open_region_index(place)
-    regions.unlink()
-    with pytest.raises(ValueError, match=str(place)):
-        open_region_index(place)
-    head = json.loads((place / segments.HEAD_NAME).read_text())
-    (place / segments.HEAD_NAME).write_text(json.dumps({**head, "format": 99}))
-    with pytest.raises(ValueError, match="format 99"):
-        open_region_index(place)
-    (place / segments.HEAD_NAME).write_text(json.dumps({**head, "backend": "slow"}))
-    with pytest.raises(ValueError, match=r"'slow' is none of \['exact'"):
-        open_region_index(place)
-
-
-def test_files_of_two_segments_are_refused(backend: str, tmp_path: Path) -> None:
-    place = tmp_path / "index"
-    with create(backend, place) as index:
-        add(index, make_gallery(30))
-        index.persist()
-        add(index, make_gallery(5, first=100))
-        index.persist()
-    one, two = sorted((place / "segments").iterdir())
-    (one / segments.REGIONS_NAME).write_bytes((two / segments.REGIONS_NAME).read_bytes())
-    with pytest.raises(ValueError, match="not of one region index"):
-        open_region_index(place)

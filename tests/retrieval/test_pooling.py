@@ -125,3 +125,37 @@ def test_a_mask_of_a_box_pools_as_the_box() -> None:
 def test_a_box_covers_a_cell_at_least() -> None:
     parts = crops(torch.rand(2, 6, 8), torch.tensor([[7.9, 5.9, 8.0, 6.0], [8.0, 6.0, 8.0, 6.0]]))
     assert [tuple(one.shape) for one in parts] == [(2, 1, 1), (2, 1, 1)]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem"])
+def test_mean_and_gem_against_loops_over_the_touched_cells(pooling: str) -> None:
+    torch.manual_seed(3)
+    feature_map = torch.randn(3, 6, 8)
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 6.0], [1.2, 2.0, 3.1, 4.5], [7.9, 5.5, 9.0, 7.0]])
+    touched = [(0, 0, 8, 6), (1, 2, 4, 5), (7, 5, 8, 6)]
+    for row, (x0, y0, x1, y1) in zip(pool_boxes(feature_map, boxes, pooling), touched):
+        for channel in range(3):
+            cells = [
+                float(feature_map[channel, y, x]) for y in range(y0, y1) for x in range(x0, x1)
+            ]
+            if pooling == "gem":
+                cells = [max(value, 1e-6) ** 3 for value in cells]
+            expected = sum(cells) / len(cells)
+            expected = expected ** (1 / 3) if pooling == "gem" else expected
+            assert float(row[channel]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "starts"),
+    [
+        # 32 x 24: overlaps of squares of 24 with 1, 2 more positions are 2/3, 5/6: nearest .4 is 1.
+        (24, 32, [0, 8]),
+        # 64 x 20: 1 - 44 / 20 m is < 0, -.1, .27, .45, .56, .63 for m = 1 ... 6: nearest .4 is 4.
+        (20, 64, [0, 11, 22, 33, 44]),
+    ],
+)
+def test_rmac_squares_of_the_first_scale_overlap_by_nearest_to_40_percent(
+    height: int, width: int, starts: list[int]
+) -> None:
+    regions = rmac_regions(height, width).tolist()
+    assert [x0 for x0, _, x1, _ in regions if x1 - x0 == height] == starts

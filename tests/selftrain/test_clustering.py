@@ -7,6 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+from sklearn.cluster import DBSCAN
 
 from spil_d2.selftrain.clustering import MODES, ClusteringSettings, choose_eps, cluster_regions
 from spil_d2.selftrain.neighbor_graph import nearest_neighbors
@@ -221,3 +222,21 @@ def test_20000_regions_need_no_matrix_of_all_pairs() -> None:
     # Of all pairs in float32: 1.6 GB.
     assert peak < 200e6
     assert clusters.num_clusters >= 1900
+
+
+@pytest.mark.parametrize(("mode", "eps"), [("cosine", 0.1), ("sum", 1.1), ("sum", 0.9)])
+def test_it_is_sklearns_dbscan_on_the_precomputed_distances_of_the_released_code(
+    mode: str, eps: float
+) -> None:
+    """d = 1 - cos, and d = (1 - cos) + (1 - IoU) with an IoU of 0 across images: 2 - S."""
+    e, image_ids, boxes = _random_regions(7)
+    similarities = np.clip(e.astype(float) @ e.T.astype(float), -1, 1)
+    overlap = np.array([[_iou(a, b) for b in boxes] for a in boxes])
+    overlap *= image_ids[:, None] == image_ids
+    d = 1 - similarities if mode == "cosine" else (1 - similarities) + (1 - overlap)
+    np.fill_diagonal(d, 0)
+    labels = DBSCAN(eps=eps, min_samples=2, metric="precomputed").fit_predict(d.clip(min=0))
+    expected = ClusterAssignment.from_labels(labels)
+    assert expected.num_clusters > 2
+    found = cluster_regions(e, image_ids, boxes, ClusteringSettings(mode, eps, num_neighbors=59))
+    assert np.array_equal(found.labels, expected.labels)

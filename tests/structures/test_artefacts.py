@@ -57,7 +57,7 @@ def test_coco_results_are_xywh_with_ranks_from_1() -> None:
 
 
 def _pool() -> SamplePool:
-    mask = {"size": [4, 5], "counts": "04"}
+    mask = {"size": [4, 5], "counts": "0d0"}
     target = Target((1.0, 2.0, 3.0, 4.0), 0.5, mask, (((0.0, 0.0, 1.0, 1.0), 0.25),))
     candidates = (Candidate(5, (1.0, 2.0, 3.0, 4.0), target), Candidate(6, (0.0, 0.0, 2.0, 2.0)))
     return SamplePool(1, (QueryPool(8, Target((0.0, 0.0, 9.0, 9.0), 1.0), candidates),))

@@ -1,3 +1,5 @@
+"""Artefacts appear whole or not at all, and locks free themselves."""
+
 from __future__ import annotations
 
 import errno
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from spil_d2.utils import artifacts
+from spil_d2.utils.disk_errors import DiskError
 
 HOLD_THE_LOCK = """
 import sys, time
@@ -94,9 +97,7 @@ def test_a_directory_that_is_no_artefact_is_refused(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left"), ValueError("bad"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [OSError("odd"), ValueError("bad"), KeyboardInterrupt()])
 def test_a_failing_write_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "00"
 
@@ -118,22 +119,54 @@ def test_a_full_disk_at_the_manifest_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(artifacts.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match="00 cannot be written .No space left.* Make room"):
         artifacts.publish_directory(tmp_path / "00", write_two_files, {})
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_removed_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = artifacts.publish_directory(tmp_path / "00", write_two_files, {})
+
+    def killed(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            artifacts.remove_artefact(target)
+    assert not target.exists() and len(leftovers(tmp_path)) == 1
+    artifacts.remove_artefact(artifacts.publish_directory(target, write_two_files, {}))
+    assert not target.exists()
+
+
+def test_a_file_that_is_replaced_is_the_old_one_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "table.md"
+    with artifacts.replaced_file(path) as file:
+        file.write("old")
+    with pytest.raises(KeyboardInterrupt), artifacts.replaced_file(path, "wb") as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and leftovers(tmp_path) == []
+
+
 def test_only_the_leftovers_of_dead_processes_of_this_host_go(tmp_path: Path) -> None:
     ours, dead = artifacts._random_part(), dead_pid()
+    host, mark = artifacts._host_mark(), artifacts._PROCESS_MARK
+    # In a container every start may have the same number.
+    before_us = tmp_path / f".tmp-00-{os.getpid()}-{host}{mark[::-1]}x12345678"
+    of_us = tmp_path / f".tmp-00-{os.getpid()}-{ours}"
+    file = tmp_path / f".tmp-a.json-{dead}-{ours}"
+    file.touch()
     stale = tmp_path / f".tmp-00-{dead}-{ours}"
     running = tmp_path / f".tmp-00-{os.getppid()}-{ours}"
     elsewhere = tmp_path / f".tmp-00-{dead}-zzzzzz01234567"
     unrelated = tmp_path / ".tmp-notes"
-    for path in (stale, running, elsewhere, unrelated):
+    for path in (stale, running, elsewhere, unrelated, before_us, of_us):
         path.mkdir()
         (path / "half").write_text("x")
     artifacts.publish_directory(tmp_path / "01", write_two_files, {})
-    assert not stale.exists()
+    assert not stale.exists() and not before_us.exists() and not file.exists()
+    assert of_us.exists()
     assert running.exists() and elsewhere.exists() and unrelated.exists()
 
 

@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from spil_d2.engine.searcher import QueryImage
 from spil_d2.structures import Box, SearchHit
 from spil_d2.web import WebSettings, create_app
+from spil_d2.web.server import uvicorn_config
 
 SIZES = [(160, 120), (120, 160)]
 """(width, height) of the pictures of even and odd ids."""
@@ -157,8 +158,9 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
 @contextlib.contextmanager
 def running_server(searcher: object, **settings: object) -> Iterator[str]:
     """The address of a server over a searcher, in a thread of this process."""
-    app = create_app(searcher, settings=WebSettings(**settings))  # type: ignore[arg-type]
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+    limits = WebSettings(**settings)  # type: ignore[arg-type]
+    app = create_app(searcher, settings=limits)  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn_config(app, limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

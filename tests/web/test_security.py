@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
+from spil_d2.web import create_app
 from spil_d2.web.security import HEADERS, is_known_host
 from spil_d2.web.server import is_loopback, names_of
+
+from .conftest import ColourSearcher
 
 NAMES = {"localhost", "photos.lan"}
 
@@ -22,7 +29,7 @@ def test_addresses_and_known_names_are_served(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "evil@localhost"]
-    + ["localhost evil", "[evil]", "localhost:x", "a/../localhost", "localhost\n"],
+    + ["localhost evil", "[evil]", "localhost:x", "a/../localhost", "localhost\n", "[::::]"],
 )
 def test_other_names_are_not(host: str) -> None:
     assert not is_known_host(host, NAMES)
@@ -47,7 +54,9 @@ def test_a_rebound_name_gets_nothing(client: httpx.Client) -> None:
         assert "does not go by the name 'evil.example'" in answer.json()["message"]
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://[", "http://[::::]"]
+)
 @pytest.mark.parametrize("path", ["/api/uploads", "/api/searches"])
 def test_another_site_cannot_post(
     client: httpx.Client, red_square: bytes, origin: str, path: str
@@ -62,6 +71,19 @@ def test_the_own_page_can_post(client: httpx.Client, red_square: bytes) -> None:
     assert client.post("/api/uploads", content=red_square).status_code == 201
     answer = client.post("/api/uploads", content=red_square, headers={"Origin": origin})
     assert answer.status_code == 201
+
+
+def test_a_long_head_is_refused(client: httpx.Client) -> None:
+    answer = client.get("/api/info", headers={"X": "a" * 40_000})
+    assert answer.status_code == 431 and "too long" in answer.json()["message"]
+
+
+def test_websockets_are_refused(tmp_path: Path) -> None:
+    """Where another server than ours runs the page; ours does not speak them."""
+    app = create_app(ColourSearcher(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(WebSocketDisconnect):
+        with TestClient(app).websocket_connect("/"):
+            pass
 
 
 def test_another_site_cannot_embed_but_may_link(client: httpx.Client) -> None:

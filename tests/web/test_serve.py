@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,17 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from detectron2.structures import ImageList
+from typer.testing import CliRunner
 
+from spil_d2.cli import app
 from spil_d2.data.datasets.synthetic import build_demo_gallery
 from spil_d2.engine.folder_index import IndexSettings, index_folder
-from spil_d2.engine.searcher import Searcher
+from spil_d2.engine.searcher import FEATURES, Searcher
+from spil_d2.modeling import QueryRCNN
 from spil_d2.web import server
+
+from ..load.served import add_localizer
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,56 @@ def test_serve(index_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn.Server, "run", run)
     server.serve(index_dir, "127.0.0.1", 0)
     assert seen == [("127.0.0.1", 10)]
+
+
+def test_refining_can_keep_what_it_has_computed(
+    index_dir: Path, start_server: Callable[..., str], monkeypatch, tmp_path: Path
+) -> None:
+    """The same boxes, and another query over the same pictures computes none of them again."""
+    index = tmp_path / "index"
+    shutil.copytree(index_dir, index)
+    add_localizer(index, seed=0)
+    computed = []
+    encode = QueryRCNN.encode_gallery
+
+    def noted(model: QueryRCNN, images: ImageList) -> dict:
+        computed.append(images)
+        return encode(model, images)
+
+    monkeypatch.setattr(QueryRCNN, "encode_gallery", noted)
+
+    def refined(client: httpx.Client, image_id: int) -> tuple[list[dict], int]:
+        """Hits of the search with a picture, and how many maps were computed for them."""
+        computed.clear()
+        body = {"references": [{"image_id": image_id}], "k": 3, "excluded": [1, 2]}
+        found = client.post("/api/searches", json=body).json()["search_id"]
+        text = client.get(f"/api/searches/{found}/refined").text
+        lines = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+        return [json.loads(line)["hit"] for line in lines[:-1]], len(computed)
+
+    def runs(cache_gb: float, *image_ids: int) -> list[tuple[list[dict], int]]:
+        with Searcher.open(index, cache_gb) as searcher:
+            with httpx.Client(base_url=start_server(searcher), timeout=60) as client:
+                return [refined(client, one) for one in image_ids]
+
+    ((plain, number),) = runs(0.0, 1)
+    assert number == len(plain) == 3 and not (index / FEATURES).exists()
+    (kept, first), (again, second), (other, third) = runs(0.1, 1, 1, 2)
+    assert (first, second) == (3, 0) and again == kept
+    new = {one["image_id"] for one in other} - {one["image_id"] for one in kept}
+    assert third == len(new) < 3
+    for one, two in zip(plain, kept):
+        assert one["image_id"] == two["image_id"]
+        assert one["box"] == pytest.approx(two["box"], abs=1.0)
+
+
+def test_the_command_line_hands_on(index_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(server, "serve", lambda *given: asked.append(given))
+    words = ["serve", str(index_dir), "--port", "0"]
+    for more in ([], ["--cache-gb", "1.5"]):
+        assert CliRunner().invoke(app, words + more).exit_code == 0
+    assert asked == [(index_dir, "127.0.0.1", 0, 0.0), (index_dir, "127.0.0.1", 0, 1.5)]
 
 
 def test_serve_says_what_is_wrong(index_dir: Path, tmp_path: Path) -> None:

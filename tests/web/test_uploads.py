@@ -5,16 +5,25 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from spil_d2.data.pictures import read_picture
+from spil_d2.data.pictures import Picture, read_picture
+from spil_d2.web import uploads
 from spil_d2.web.settings import WebSettings
-from spil_d2.web.uploads import PictureError, UploadStore, check_picture, decode_picture
+from spil_d2.web.uploads import (
+    PictureError,
+    UploadStore,
+    check_picture,
+    count_scans,
+    decode_picture,
+)
 
 PIXELS = np.arange(20 * 40 * 3, dtype=np.uint8).reshape(20, 40, 3)
 
@@ -34,6 +43,13 @@ def png_head(width: int, height: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def progressive(scans: int) -> bytes:
+    """A JPEG whose last scan is there again and again, until there are so many."""
+    data = encoded("JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - count_scans(data)) + data[-2:]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
@@ -64,6 +80,7 @@ def test_size_and_pixels_are_those_of_the_displayed_picture(kind: str) -> None:
         (png_head(4000, 4000), "damaged"),
         (png_head(20_000, 5_001), "20000 x 5001.*100 megapixels"),
         (png_head(60_000, 60_000), "too many pixels"),
+        (progressive(101), "more than 100 scans"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -88,6 +105,48 @@ def test_they_are_read_like_those_of_the_index(tmp_path: Path) -> None:
         data = (tmp_path / name).read_bytes()
         expected = read_picture(tmp_path / name).pixels
         np.testing.assert_array_equal(decode_picture(data).pixels, expected)
+
+
+def test_scans_are_counted() -> None:
+    """Not those of a thumbnail inside, nor what some telephones write after the picture."""
+    assert count_scans(encoded("JPEG")) == 1
+    assert count_scans(encoded("JPEG", progressive=True)) == 10
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 302) + b"\xff\xda" * 150
+    data = encoded("JPEG", progressive=True)
+    assert count_scans(data[:2] + thumbnail + data[2:] + b"\xff\xda" * 500) == 10
+    assert check_picture(progressive(100), WebSettings()) == (40, 20)
+    for cut in range(len(data)):
+        assert 0 <= count_scans(data[:cut]) <= 10
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no frame"), OverflowError()])
+def test_whatever_a_decoder_raises_is_told(monkeypatch, error: Exception) -> None:
+    def fail(_: Image.Image) -> None:
+        raise error
+
+    data = encoded("BMP")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(PictureError, match="damaged"):
+        decode_picture(data)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch) -> None:
+    running, most = [], []
+
+    def decode(image: Image.Image, _: int | None) -> Picture:
+        running.append(image)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        return Picture(PIXELS, 40, 20)
+
+    monkeypatch.setattr(uploads, "picture_of", decode)
+    for limit, expected in ((799, 1), (800, 4)):
+        monkeypatch.setattr(uploads, "_LARGE_PIXELS", limit)
+        most.clear()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(decode_picture, [encoded("BMP")] * 4))
+        assert max(most) == expected
 
 
 def test_bytes_are_counted() -> None:

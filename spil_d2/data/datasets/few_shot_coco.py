@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .fields import DatasetError, FieldReader, Problem
+from ...utils.reading import UnreadableFileError, shown
+from ...utils.reading import read_json as read_any_json
+from .fields import DatasetError, FieldReader, Problem, is_number, label
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,10 @@ def read_json(path: Path) -> dict[str, Any]:
         DatasetError: no such file, no JSON, or no object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_any_json(path)
+    except UnreadableFileError as error:
+        raise DatasetError(f"{path}: {error.reason}") from error
+    except FileNotFoundError as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: must hold an object {{...}}, found {type(content).__name__}")
@@ -168,7 +171,7 @@ class ImageFolders:
         for root, names in self._names.items():
             by_id = f"{image.id:012d}.jpg"
             if image.file_name in names or (
-                "/" in image.file_name and (root / image.file_name).is_file()
+                "/" in image.file_name and os.path.isfile(root / image.file_name)
             ):
                 return root / image.file_name
             if root.name in _FOLDERS_BY_ID and by_id in names:
@@ -183,7 +186,7 @@ def _read_names(path: Path, items: list[Any], problems: list[Problem]) -> dict[i
     names: dict[int, str] = {}
     seen: dict[int, str] = {}
     for i, item in enumerate(items):
-        reader = FieldReader(path, _label("categories", i, item), item, problems)
+        reader = FieldReader(path, label("categories", i, item), item, problems)
         category_id, name = reader.unique_id(seen), reader.text("name")
         if category_id is not None and name is not None:
             names[category_id] = name
@@ -193,7 +196,7 @@ def _read_names(path: Path, items: list[Any], problems: list[Problem]) -> dict[i
 def _read_images(path: Path, items: list[Any], problems: list[Problem]) -> dict[int, CocoImage]:
     images: dict[int, CocoImage] = {}
     for i, item in enumerate(items):
-        reader = FieldReader(path, _label("images", i, item), item, problems)
+        reader = FieldReader(path, label("images", i, item), item, problems)
         image_id, name, size = reader.integer("id"), reader.text("file_name"), reader.size()
         if image_id is None or name is None or size is None:
             continue
@@ -218,7 +221,7 @@ def _read_annotations(
     found: list[tuple[float, ...]] = []
     seen: dict[int, str] = {}
     for i, item in enumerate(items):
-        reader = FieldReader(path, _label("annotations", i, item), item, problems)
+        reader = FieldReader(path, label("annotations", i, item), item, problems)
         one, image_id = reader.unique_id(seen), reader.integer("image_id")
         category_id, box = reader.integer("category_id"), _read_box(reader, item)
         crowd = reader.integer("iscrowd", default=0, allowed=(0, 1))
@@ -229,8 +232,8 @@ def _read_annotations(
         if category_id not in names:
             reader.problem(f"category_id {category_id} is not in the list 'categories'")
         area = item.get("area", box[2] * box[3])
-        if not isinstance(area, (int, float)):
-            reader.problem(f"area must be a number, found {area!r:.60}")
+        if not is_number(area):
+            reader.problem(f"area must be a number, found {shown(area)}")
             continue
         found.append((image_id, one, category_id, *box, area, crowd))
     return found
@@ -239,9 +242,9 @@ def _read_annotations(
 def _read_box(reader: FieldReader, item: Any) -> tuple[float, ...] | None:
     value = item.get("bbox") if isinstance(item, dict) else None
     if isinstance(value, list) and len(value) == 4:
-        if all(isinstance(v, (int, float)) and math.isfinite(v) for v in value):
+        if all(map(is_number, value)):
             return tuple(value)
-    reader.problem(f"bbox must be four numbers [x, y, w, h], found {value!r:.60}")
+    reader.problem(f"bbox must be four numbers [x, y, w, h], found {shown(value)}")
     return None
 
 
@@ -286,8 +289,3 @@ def _clip(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     outside = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, :2] + boxes[:, 2:] > sizes).any(axis=1)
     clipped = np.concatenate([corners, ends - corners], axis=1)
     return np.where(outside[:, None], clipped, boxes)
-
-
-def _label(kind: str, index: int, item: Any) -> str:
-    known = f" (id {item['id']})" if isinstance(item, Mapping) and "id" in item else ""
-    return f"{kind}[{index}]{known}"

@@ -68,6 +68,7 @@ class ShotFolder:
     folder: Path
 
     def load(self, split: ClassSplit, shots: int, seed: int) -> list[Shot]:
+        """The shots of a draw."""
         paths = {i: shot_file(self.folder, split.names[i], shots, seed) for i in split.ids}
         wanted: Sequence[int] = split.ids
         if not any(paths[i].is_file() for i in split.base):
@@ -87,6 +88,7 @@ class ShotList:
     path: Path
 
     def load(self, split: ClassSplit, shots: int, seed: int) -> list[Shot]:
+        """The shots; `shots` and `seed` are the list's own."""
         coco = load_coco(self.path)
         coco.check_names(split.names)
         found = _exactly(coco, split.novel, shots, np.arange(len(coco.boxes)))
@@ -108,6 +110,7 @@ class SampledShots:
     allow_fewer: bool = False
 
     def load(self, split: ClassSplit, shots: int, seed: int) -> list[Shot]:
+        """The shots of a draw."""
         coco = load_coco(self.train_json)
         coco.check_names(split.names)
         found: list[Shot] = []

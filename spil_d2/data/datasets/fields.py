@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...structures.rle import check_rle
+from ...utils.reading import is_printable, printable, shown
+
 # COCO files round boxes to 0.01 pixel and some tools add half a pixel at the border.
 BOX_TOLERANCE = 0.5
+MAX_ID = 2**53
+"""Ids are kept in arrays, some of them of double precision."""
+MAX_SIDE = 1_000_000
+"""Of a picture, in pixels; larger numbers are mistakes."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +34,28 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.record}: {self.message}"
+        return printable(f"{self.file}: {self.record}: {self.message}")
 
 
 class DatasetError(ValueError):
     """A data set that cannot be loaded; the message names the file and the record."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that an array can hold; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= MAX_ID if isinstance(value, int) else math.isfinite(value)
+
+
+def label(kind: str, index: int, item: Any) -> str:
+    """The name of a record: its list, its place there and, where it has one, its id."""
+    known = item["id"] if isinstance(item, dict) and "id" in item else ()
+    is_plain = isinstance(known, (str, int, float))
+    return f"{kind}[{index}] (id {known!s:.40})" if is_plain else f"{kind}[{index}]"
 
 
 class FieldReader:
@@ -59,9 +78,10 @@ class FieldReader:
         self._item: dict[str, Any] = item if isinstance(item, dict) else {}
         self._is_object = isinstance(item, dict)
         if not self._is_object:
-            self.problem(f"must be an object {{...}}, found {item!r:.60}")
+            self.problem(f"must be an object {{...}}, found {shown(item)}")
 
     def problem(self, message: str) -> None:
+        """Note what is wrong with the record."""
         self._problems.append(Problem(str(self.file), self.record, message))
 
     def _missing(self, key: str) -> None:
@@ -76,17 +96,21 @@ class FieldReader:
             return []
         value = self._item[key]
         if not isinstance(value, list):
-            self.problem(f"{key} must be a list, found {value!r:.60}")
+            self.problem(f"{key} must be a list, found {shown(value)}")
             return []
         return value
 
     def text(self, key: str) -> str | None:
+        """The non-empty text at `key`."""
         if key not in self._item:
             self._missing(key)
             return None
         value = self._item[key]
         if not isinstance(value, str) or not value:
-            self.problem(f"{key} must be a non-empty text, found {value!r:.60}")
+            self.problem(f"{key} must be a non-empty text, found {shown(value)}")
+            return None
+        if not is_printable(value):
+            self.problem(f"{key} holds characters that are none, found {shown(value)}")
             return None
         return value
 
@@ -107,7 +131,10 @@ class FieldReader:
         if value is None and nullable:
             return None
         if not isinstance(value, int) or isinstance(value, bool):
-            self.problem(f"{key} must be an integer, found {value!r:.60}")
+            self.problem(f"{key} must be an integer, found {shown(value)}")
+            return None
+        if abs(value) > MAX_ID:
+            self.problem(f"{key} is {shown(value)}, allowed are numbers up to {MAX_ID}")
             return None
         if allowed is not None and value not in allowed:
             self.problem(f"{key} is {value}, allowed: {sorted(allowed)}")
@@ -126,18 +153,21 @@ class FieldReader:
         return value
 
     def known(self, key: str, value: int, ids: Collection[int]) -> None:
+        """Note an id that a list of annotations.json does not have."""
         if value not in ids:
             list_name = {"image_id": "images", "instance_id": "instances"}[key]
             self.problem(f"{key} {value} is not in the list {list_name!r} of annotations.json")
 
     def size(self) -> tuple[int, int] | None:
-        """(width, height) in pixels, both at least 1."""
+        """(width, height) in pixels, both from 1 to `MAX_SIDE`."""
         size = [self.integer("width"), self.integer("height")]
         for key, value in zip(("width", "height"), size):
             if value is not None and value < 1:
                 self.problem(f"{key} must be at least 1 pixel, found {value}")
+            elif value is not None and value > MAX_SIDE:
+                self.problem(f"{key} must be at most {MAX_SIDE} pixels, found {value}")
         width, height = size
-        if width is None or height is None or min(width, height) < 1:
+        if width is None or height is None or not 1 <= min(size) <= max(size) <= MAX_SIDE:
             return None
         return width, height
 
@@ -151,8 +181,8 @@ class FieldReader:
             self._missing("bbox")
             return None
         value = self._item["bbox"]
-        if not (isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))):
-            self.problem(f"bbox must be four numbers [x, y, w, h], found {value!r:.60}")
+        if not (isinstance(value, list) and len(value) == 4 and all(map(is_number, value))):
+            self.problem(f"bbox must be four numbers [x, y, w, h], found {shown(value)}")
             return None
         x, y, w, h = (float(v) for v in value)
         if w <= 0 or h <= 0:
@@ -188,28 +218,37 @@ class FieldReader:
         if isinstance(value, dict):
             return self._rle(value, size)
         is_polygons = isinstance(value, list) and all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_is_number, p))
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p))
             for p in value
         )
         if not is_polygons:
             self.problem(
                 "segmentation must be a list of polygons [x0, y0, x1, y1, ...] of 3 or more "
-                f"points, or RLE {{size, counts}}, found {value!r:.60}"
+                f"points, or RLE {{size, counts}}, found {shown(value)}"
             )
             return None
+        limits = size or (MAX_SIDE, MAX_SIDE)
+        for polygon in value:
+            for axis, limit in enumerate(limits):
+                # A point far outside makes a decoder walk there pixel by pixel.
+                if min(polygon[axis::2]) < -limit or max(polygon[axis::2]) > 2 * limit:
+                    self.problem(
+                        f"segmentation has a point more than {limit} pixels outside the picture"
+                    )
+                    return None
         return value
 
     def _rle(self, value: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any] | None:
-        counts, rle_size = value.get("counts"), value.get("size")
-        is_counts = isinstance(counts, str) or (
-            isinstance(counts, list) and all(isinstance(c, int) and c >= 0 for c in counts)
-        )
-        if not is_counts:
-            self.problem(f"segmentation counts must be RLE, found {counts!r:.60}")
-            return None
+        rle_size = value.get("size")
         if size is not None and rle_size != [size[1], size[0]]:
             self.problem(
-                f"segmentation size is {rle_size}, must be [height, width] = {[size[1], size[0]]}"
+                f"segmentation size is {shown(rle_size)}, must be [height, width] = "
+                f"{[size[1], size[0]]}"
             )
+            return None
+        try:
+            check_rle(value)
+        except ValueError as error:
+            self.problem(f"segmentation counts must be RLE: {error}")
             return None
         return value

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from ...utils.artifacts import write_json_atomic
+from ...utils.reading import UnreadableFileError, read_json
+from ..pictures import UnreadablePictureError, open_picture, orientation_of
 from .fields import DatasetError
 
 logger = logging.getLogger(__name__)
 
 SIZES_FILE = ".image_sizes.json"
 
-_EXIF_ORIENTATION = 274
 # Orientations 5 to 8 turn the picture by 90 degrees, which exchanges width and height.
 _EXIF_TURNED = (5, 6, 7, 8)
 
@@ -30,15 +29,13 @@ def displayed_size(path: Path, decode: bool = False) -> tuple[int, int]:
         decode: read it whole, which finds pictures that are cut off; otherwise only its header.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: as Pillow does.
+        UnreadablePictureError: it is none that can be read.
     """
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         if decode:
             picture.load()
         width, height = picture.size
-        if picture.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED:
-            return height, width
-        return width, height
+        return (height, width) if orientation_of(picture) in _EXIF_TURNED else (width, height)
 
 
 def read_sizes(root: Path, paths: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
@@ -86,16 +83,16 @@ def _mark(path: Path) -> list[int]:
 def _read_size(path: Path) -> tuple[int, int]:
     try:
         return displayed_size(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: the picture cannot be read: {error}") from error
+    except UnreadablePictureError as error:
+        raise DatasetError(f"{path}: the picture cannot be read: {error.reason}") from error
 
 
 def _read_known(path: Path) -> dict[str, list[int]]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except (FileNotFoundError, UnreadableFileError) as error:
         logger.warning("%s cannot be read and is made again: %s", path, error)
         return {}
     entries = content.items() if isinstance(content, dict) else ()
@@ -103,7 +100,8 @@ def _read_known(path: Path) -> dict[str, list[int]]:
 
 
 def _is_entry(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 4 and all(isinstance(n, int) for n in entry)
+    is_numbers = isinstance(entry, list) and all(type(one) is int for one in entry)
+    return is_numbers and len(entry) == 4 and min(entry) >= 0 and min(entry[2:]) > 0
 
 
 def _write_known(path: Path, known: Mapping[str, list[int]]) -> None:

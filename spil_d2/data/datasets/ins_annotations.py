@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...structures.query import Box
 from .fields import DatasetError
+from .text_files import read_integers, read_lines
 
 UNLABELLED = -1
 """The identity of a box of nobody in particular: never a positive."""
@@ -179,24 +180,6 @@ def read_ins_annotations(folder: str | Path, name: str) -> SearchAnnotations:
     return SearchAnnotations(boxes, tuple(queries), tuple(sorted({one.image for one in boxes})))
 
 
-def read_lines(path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a text file as (line number from 1, fields); an empty line has no fields.
-
-    Args:
-        path: the file.
-        what: what the file is, for the error.
-
-    Raises:
-        DatasetError: the file is missing or no text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: the {what} cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        yield number, line.split()
-
-
 def _read_boxes(path: Path) -> Iterator[AnnotatedBox]:
     seen: dict[AnnotatedBox, int] = {}
     for number, fields in read_lines(path, "annotation file"):
@@ -212,12 +195,7 @@ def _parse_box(fields: list[str], where: str) -> AnnotatedBox:
         raise DatasetError(
             f"{where}: {len(fields)} fields, a line has 6: ID left top right bottom image"
         )
-    try:
-        identity, x0, y0, x1, y1 = (int(field) for field in fields[:5])
-    except ValueError as error:
-        raise DatasetError(
-            f"{where}: ID and corners must be integers, found {' '.join(fields[:5])!r}"
-        ) from error
+    identity, x0, y0, x1, y1 = read_integers(fields[:5], "ID and corners", where)
     if identity < 0:
         raise DatasetError(f"{where}: the ID is {identity}, IDs start at 0")
     if x1 <= x0 or y1 <= y0:

@@ -21,11 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ...utils.artifacts import fingerprint, publish_directory, read_manifest
+from ..pictures import UnreadablePictureError
 from .fields import DatasetError
 from .image_sizes import displayed_size
-from .ins_annotations import read_lines
-from .official import read_numbers
 from .records import ANNOTATIONS_FILE, IMAGES_FOLDER, QUERIES_FILE
+from .text_files import read_lines, read_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -322,21 +322,21 @@ def _flags(path: Path, count: int) -> np.ndarray | None:
     """(count,) float64, one number a frame, in lines or with commas; None without the file."""
     if not path.is_file():
         return None
-    words = path.read_text(encoding="utf-8").replace(",", " ").split()
-    try:
-        flags = np.array([float(word) for word in words])
-    except ValueError as error:
-        raise DatasetError(f"{path}: not a number: {error}") from error
-    if len(flags) != count:
-        raise DatasetError(f"{path}: {len(flags)} numbers for {count} frames")
-    return flags
+    words = [
+        word
+        for _, fields in read_lines(path, "flags of a track")
+        for word in " ".join(fields).replace(",", " ").split()
+    ]
+    if len(words) != count:
+        raise DatasetError(f"{path}: {len(words)} numbers for {count} frames")
+    return np.array(read_numbers(words, " ".join(["flag"] * count), str(path)))
 
 
 def _size(path: Path) -> tuple[int, int]:
     try:
         return displayed_size(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path}: the picture cannot be read: {error}") from error
+    except UnreadablePictureError as error:
+        raise DatasetError(f"{path}: the picture cannot be read: {error.reason}") from error
 
 
 def _clip(xywh: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -16,16 +16,15 @@ from pathlib import Path, PurePosixPath
 from ...structures.query import Box, Query, Reference
 from .fields import DatasetError
 from .image_sizes import read_sizes
-from .ins_annotations import read_lines
 from .official import (
     LoadedDataset,
     ProtocolFacts,
     clip_box,
     make_record,
-    read_numbers,
     register_official,
     xywh_to_corners,
 )
+from .text_files import read_integers, read_lines, read_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -138,17 +137,18 @@ def _read_queries(
             continue
         where = f"{path}:{number}"
         frame, mark, rest = " ".join(fields).rpartition(">")
-        query_id, *corners = rest.split() or [""]
-        if not mark or not query_id.isdecimal():
+        name, *corners = rest.split() or [""]
+        if not mark or not name.isdecimal():
             raise DatasetError(f"{where}: a line is PATH>ID x1 y1 x2 y2 with an ID of digits")
+        (query_id,) = read_integers([name], "IDs", where)
         # The published scripts hold absolute paths of their authors' machine.
         stem = PurePosixPath(frame).stem
         if stem not in frames:
             raise DatasetError(f"{where}: there is no Images/VIDEO/{stem}.jpg")
-        if int(query_id) in queries:
+        if query_id in queries:
             raise DatasetError(f"{where}: query {query_id} is there twice")
         x0, y0, x1, y1 = read_numbers(corners, "x1 y1 x2 y2", where)
-        queries[int(query_id)] = stem, clip_box((x0, y0, x1, y1), sizes[stem], where)
+        queries[query_id] = stem, clip_box((x0, y0, x1, y1), sizes[stem], where)
     if not queries:
         raise DatasetError(f"{path}: holds no query")
     return queries

@@ -10,9 +10,9 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from ...structures.query import Query, Reference
+from ..pictures import UnreadablePictureError
 from .fields import DatasetError, Problem
 from .image_sizes import displayed_size
 from .records import (
@@ -288,8 +288,8 @@ def _check_picture(
 ) -> None:
     try:
         width, height = displayed_size(picture.path, decode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        message = f"the picture cannot be read: {error}"
+    except UnreadablePictureError as error:
+        message = f"the picture cannot be read: {error.reason}"
         problems.append(Problem(str(picture.path), picture.record, message))
         return
     if (width, height) != (picture.width, picture.height):

@@ -18,23 +18,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from ...ops.numpy_boxes import paired_iou
 from ...structures.query import Box, Query, Reference
+from ...utils.reading import is_printable, shown
 from .fields import DatasetError
 from .image_sizes import read_sizes
-from .ins_annotations import read_lines
+from .matlab import matlab_numbers, read_matlab
 from .official import (
     LoadedDataset,
     ProtocolFacts,
     clip_box,
     make_record,
-    read_numbers,
     register_official,
     xywh_to_corners,
 )
+from .text_files import read_lines, read_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -132,30 +131,34 @@ def read_truth(path: Path) -> InstreTruth:
     Raises:
         DatasetError: the file, or a record in it, is missing or wrong.
     """
-    try:
-        content = loadmat(path)
-    except (OSError, ValueError, TypeError, MatReadError, NotImplementedError) as error:
-        raise DatasetError(f"{path}: cannot be read as a MATLAB file: {error}") from error
+    content = read_matlab(path)
     missing = [name for name in ("imlist", "qimlist", "gnd") if name not in content]
     if missing:
         found = sorted(name for name in content if not name.startswith("__"))
         raise DatasetError(f"{path}: holds {found}, not {missing}")
     images = _names(content["imlist"], f"{path}: imlist")
     query_images = _names(content["qimlist"], f"{path}: qimlist")
-    records = content["gnd"].ravel()
+    gnd = content["gnd"]
+    if not isinstance(gnd, np.ndarray) or gnd.dtype.names is None or len(gnd.dtype.names) < 2:
+        raise DatasetError(f"{path}: gnd must be structs of ok and bbx, found {shown(gnd)}")
+    records = gnd.ravel()
     if len(records) != len(query_images):
         raise DatasetError(f"{path}: {len(records)} records in gnd, {len(query_images)} in qimlist")
     positives, boxes = [], []
     for i, record in enumerate(records):
         where = f"{path}: gnd({i + 1})"
         # By position, ok and bbx: that is how all published readers take them.
-        ok, box = (np.asarray(record[k], np.float64).ravel() for k in (0, 1))
-        if len(box) != 4 or not np.isfinite(box).all():
-            raise DatasetError(f"{where}: bbx must be four numbers, found {box.tolist()}")
+        ok, box = matlab_numbers(record[0], where), matlab_numbers(record[1], where)
+        if len(box) != 4:
+            raise DatasetError(f"{where}: bbx must be four numbers, found {box.tolist()!s:.90}")
         if len(ok) and not (1 <= ok.min() and ok.max() <= len(images)):
-            raise DatasetError(f"{where}: ok must be from 1 to {len(images)}, found {ok.tolist()}")
+            raise DatasetError(
+                f"{where}: ok must be from 1 to {len(images)}, found {ok.tolist()!s:.90}"
+            )
         positives.append(tuple(sorted({int(one) - 1 for one in ok})))
         boxes.append(box)
+    if not boxes:
+        raise DatasetError(f"{path}: qimlist: holds no query")
     return InstreTruth(path, images, query_images, tuple(positives), np.array(boxes))
 
 
@@ -264,11 +267,14 @@ def _subset(path: str) -> str:
 
 
 def _names(cells: Any, where: str) -> tuple[str, ...]:
-    names = tuple(str(cell[0]) if np.size(cell) else "" for cell in cells.ravel())
+    if not isinstance(cells, np.ndarray) or cells.dtype != object:
+        raise DatasetError(f"{where}: expected a cell array of names, found {shown(cells)}")
+    names = tuple(str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in cells.ravel())
     for i, name in enumerate(names):
         path = PurePosixPath(name)
-        if len(path.parts) < 2 or path.is_absolute() or ".." in path.parts:
-            raise DatasetError(f"{where}({i + 1}): {name!r} is no path inside the dataset")
+        is_inside = len(path.parts) > 1 and not path.is_absolute() and ".." not in path.parts
+        if not is_inside or not is_printable(name) or not path.suffix:
+            raise DatasetError(f"{where}({i + 1}): {shown(name)} is no path inside the dataset")
     _no_repetition(names, where)
     return names
 

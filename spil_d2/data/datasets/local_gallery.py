@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from .fields import DatasetError
-from .ins_annotations import LocalGallery, SearchAnnotations, image_key, read_lines
+from .ins_annotations import (
+    LocalGallery,
+    SearchAnnotations,
+    image_key,
+)
+from .text_files import read_integers, read_lines
 
 
 def read_local_gallery(path: str | Path, annotations: SearchAnnotations) -> LocalGallery:
@@ -86,11 +91,10 @@ def synthetic_local_gallery(
 def _identity(fields: Sequence[str], identities: set[int], where: str) -> int:
     if len(fields) < 2:
         raise DatasetError(f"{where}: {len(fields)} fields, a line is: ID image [image ...]")
-    if not _is_integer(fields[0]) or int(fields[0]) not in identities:
-        raise DatasetError(
-            f"{where}: ID {fields[0]!r} has no query; {len(identities)} IDs have one"
-        )
-    return int(fields[0])
+    (identity,) = read_integers(fields[:1], "IDs", where)
+    if identity not in identities:
+        raise DatasetError(f"{where}: ID {identity} has no query; {len(identities)} IDs have one")
+    return identity
 
 
 def _images(fields: Sequence[str]) -> Sequence[str]:

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ...structures.query import Box, Query
-from .fields import DatasetError
+from .fields import DatasetError, is_number
 from .ins_annotations import image_key
 from .instance_search import EVALUATOR_TYPE, get_dataset_root
 from .records import IMAGES_FOLDER
@@ -191,6 +191,8 @@ def clip_box(box: Box, size: tuple[int, int], where: str) -> Box:
         DatasetError: nothing of the box is left.
     """
     x0, y0, x1, y1 = box
+    if not all(map(is_number, box)):
+        raise DatasetError(f"{where}: box {box} is not of finite numbers")
     clipped = (max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1]))
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
         raise DatasetError(
@@ -204,22 +206,3 @@ def xywh_to_corners(xywh: Sequence[float]) -> Box:
     """x, y, width, height -> x0, y0, x1, y1."""
     x, y, width, height = xywh
     return x, y, x + width, y + height
-
-
-def read_numbers(fields: Sequence[str], names: str, where: str) -> list[float]:
-    """The numbers of one line of a text file.
-
-    Args:
-        fields: of the line.
-        names: what they are, e.g. "x y w h"; one word each.
-        where: file and line, for the error.
-
-    Raises:
-        DatasetError: another count, or no numbers.
-    """
-    if len(fields) != len(names.split()):
-        raise DatasetError(f"{where}: {len(fields)} fields, expected: {names}")
-    try:
-        return [float(one) for one in fields]
-    except ValueError as error:
-        raise DatasetError(f"{where}: not a number: {error}; expected: {names}") from error

@@ -212,6 +212,7 @@ def assemble(
     sizes = read_sizes(root, paths)
     try:
         annotations = annotations.clipped(sizes)
+        cameras = {name: camera_of(name) if has_cameras else None for name in names}
     except DatasetError as error:
         raise DatasetError(f"{source}: {error}") from error
     ids = {name: first_image_id + i for i, name in enumerate(names)}
@@ -226,7 +227,7 @@ def assemble(
             sizes[name],
             boxes[name],
             image_name=name,
-            camera=camera_of(name) if has_cameras else None,
+            camera=cameras[name],
         )
         for name in names
     ]

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from ...structures.query import Box
+from ...utils.reading import is_printable, shown
 from .fields import DatasetError
 from .ins_annotations import (
     UNLABELLED,
@@ -28,8 +27,9 @@ from .ins_annotations import (
     LocalGallery,
     SearchAnnotations,
     image_key,
-    read_lines,
 )
+from .matlab import matlab_numbers, read_matlab
+from .text_files import read_integers, read_lines, read_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ CUHK_SYSU_SIZES = (50, 100, 500, 1000, 2000, 4000)
 # PRW's annotation files hold their one array under one of these names.
 _PRW_ARRAYS = ("box_new", "anno_file", "anno_previous")
 _PRW_NOBODY = -2
+_MAX_DIGITS = 15
 
 
 def read_prw(root: str | Path, split: Split = "test") -> SearchAnnotations:
@@ -104,16 +105,17 @@ def read_cuhk_sysu(
 
 
 def _read_prw_frame(path: Path, frame: str) -> list[AnnotatedBox]:
-    content = _load(path)
+    content = read_matlab(path, simplify=True)
     names = [name for name in _PRW_ARRAYS if name in content]
     if len(names) != 1:
         raise DatasetError(f"{path}: holds {_variables(content)}, not one of {_PRW_ARRAYS}")
-    rows = np.asarray(content[names[0]], np.float64)
+    rows = matlab_numbers(content[names[0]], f"{path}: {names[0]}")
+    shape = np.shape(content[names[0]])
     if rows.size == 0:
         return []
-    rows = np.atleast_2d(rows)
-    if rows.shape[1] != 5 or not np.isfinite(rows).all():
-        raise DatasetError(f"{path}: rows must be five numbers id x y w h, found {rows.shape}")
+    if len(shape) > 2 or not shape or shape[-1] != 5:
+        raise DatasetError(f"{path}: rows must be five numbers id x y w h, found {shape}")
+    rows = rows.reshape(-1, 5)
     return [
         AnnotatedBox(
             UNLABELLED if identity == _PRW_NOBODY else int(identity), frame, _corners(xywh)
@@ -129,11 +131,9 @@ def _read_prw_queries(path: Path) -> Iterable[AnnotatedQuery]:
             raise DatasetError(
                 f"{path}:{number}: {len(fields)} fields, a line has 6: id x y w h frame"
             )
-        try:
-            identity, xywh = int(fields[0]), [float(field) for field in fields[1:5]]
-        except ValueError as error:
-            raise DatasetError(f"{path}:{number}: not a number: {error}") from error
-        if not (min(xywh[2:]) > 0 and np.isfinite(xywh).all()):
+        (identity,) = read_integers(fields[:1], "IDs", f"{path}:{number}")
+        xywh = read_numbers(fields[1:5], "x y w h", f"{path}:{number}")
+        if min(xywh[2:]) <= 0:
             raise DatasetError(f"{path}:{number}: box {xywh} (x y w h) has no area")
         name = f"{identity}_{count[identity]}"
         count[identity] += 1
@@ -219,15 +219,8 @@ def _check_known(lists: Mapping[str, Sequence[str]], images: Iterable[str], path
                 )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return loadmat(path, simplify_cells=True)
-    except (OSError, ValueError, TypeError, MatReadError, NotImplementedError) as error:
-        raise DatasetError(f"{path}: cannot be read as a MATLAB file: {error}") from error
-
-
 def _variable(path: Path, name: str) -> Any:
-    content = _load(path)
+    content = read_matlab(path, simplify=True)
     if name not in content:
         raise DatasetError(f"{path}: holds {_variables(content)}, not {name!r}")
     return content[name]
@@ -239,47 +232,60 @@ def _variables(content: Mapping[str, Any]) -> list[str]:
 
 # `simplify_cells` returns a list for several items, the item itself for one, an empty array for
 # none.
+def _items(value: Any) -> list[Any]:
+    is_array = isinstance(value, np.ndarray) and value.ndim > 0
+    return list(value) if is_array or isinstance(value, list) else [value]
+
+
 def _structs(value: Any, path: Path) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         return [value]
-    items = list(value) if isinstance(value, (list, np.ndarray)) and np.ndim(value) else [value]
-    if not all(isinstance(item, dict) for item in items):
-        raise DatasetError(f"{path}: expected a struct array, found {items[0]!r:.60}")
+    items = _items(value)
+    odd = [item for item in items if not isinstance(item, dict)]
+    if odd:
+        raise DatasetError(f"{path}: expected a struct array, found {shown(odd[0])}")
     return items
 
 
 def _texts(value: Any, path: Path) -> list[str]:
-    items = [value] if isinstance(value, str) else list(value)
-    if not all(isinstance(item, str) for item in items):
-        raise DatasetError(f"{path}: expected a cell array of names, found {items[0]!r:.60}")
+    items = _items(value)
+    for i, item in enumerate(items):
+        if not isinstance(item, str) or not is_printable(item) or "/" in item:
+            raise DatasetError(f"{path}: expected names of images, entry {i + 1} is {shown(item)}")
     return [str(item) for item in items]
 
 
 def _field(record: Mapping[str, Any], name: str, where: str) -> Any:
+    if not isinstance(record, dict):
+        raise DatasetError(f"{where}: expected a struct, found {shown(record)}")
     if name not in record:
         raise DatasetError(f"{where}: has the fields {sorted(record)}, not {name!r}")
     return record[name]
 
 
 def _image(record: Mapping[str, Any], where: str) -> str:
-    return image_key(str(_field(record, "imname", where)))
+    name = _field(record, "imname", where)
+    if not isinstance(name, str) or not name or not is_printable(name):
+        raise DatasetError(f"{where}: imname must be the name of an image, found {shown(name)}")
+    return image_key(str(name))
 
 
 def _person(record: Mapping[str, Any], where: str) -> int:
     name = str(_field(record, "idname", where))
-    if not name.removeprefix("p").isdecimal():
-        raise DatasetError(f"{where}: idname is {name!r}, a person is called p and a number")
-    return int(name.removeprefix("p"))
+    digits = name.removeprefix("p")
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+        raise DatasetError(f"{where}: idname is {shown(name)}, a person is called p and a number")
+    return int(digits)
 
 
 def _box(record: Mapping[str, Any], where: str) -> Box | None:
     """The box as corners, None where `idlocate` is empty: the person is not there."""
     # Stored in small unsigned integers, in which x + w overflows.
-    xywh = np.asarray(_field(record, "idlocate", where), np.float64).ravel()
+    xywh = matlab_numbers(_field(record, "idlocate", where), f"{where}: idlocate")
     if xywh.size == 0:
         return None
     if xywh.size != 4:
-        raise DatasetError(f"{where}: idlocate must be four numbers x y w h, found {xywh.tolist()}")
+        raise DatasetError(f"{where}: idlocate must be four numbers x y w h, not {xywh.size}")
     return _corners(xywh.tolist())
 
 

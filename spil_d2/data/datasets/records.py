@@ -11,13 +11,12 @@ A gallery file name is relative to `images/`, a query file name to the folder it
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .fields import FieldReader, Problem
+from ...utils.reading import UnreadableFileError, read_json, shown
+from .fields import FieldReader, Problem, label
 
 ANNOTATIONS_FILE = "annotations.json"
 QUERIES_FILE = "queries.json"
@@ -115,7 +114,7 @@ def read_queries(root: Path, gallery: GalleryRecords, problems: list[Problem]) -
     queries: list[QueryRecord] = []
     seen: dict[int, str] = {}
     for i, item in enumerate(content or []):
-        reader = FieldReader(path, _label("queries", i, item), item, problems)
+        reader = FieldReader(path, label("queries", i, item), item, problems)
         query_id = reader.unique_id(seen)
         instance_id = reader.integer("instance_id", nullable=True)
         if instance_id is not None and gallery.instances is not None:
@@ -134,8 +133,11 @@ def read_queries(root: Path, gallery: GalleryRecords, problems: list[Problem]) -
 
 def _read_json(path: Path, kind: type, problems: list[Problem]) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except UnreadableFileError as error:
+        problems.append(Problem(str(path), "whole file", error.reason))
+        return None
+    except FileNotFoundError as error:
         problems.append(Problem(str(path), "whole file", f"cannot be read as JSON: {error}"))
         return None
     if not isinstance(content, kind):
@@ -146,16 +148,11 @@ def _read_json(path: Path, kind: type, problems: list[Problem]) -> Any:
     return content
 
 
-def _label(kind: str, index: int, item: Any) -> str:
-    known = f" (id {item['id']})" if isinstance(item, Mapping) and "id" in item else ""
-    return f"{kind}[{index}]{known}"
-
-
 def _read_instances(path: Path, items: list[Any], problems: list[Problem]) -> dict[int, str]:
     names: dict[int, str] = {}
     seen: dict[int, str] = {}
     for i, item in enumerate(items):
-        reader = FieldReader(path, _label("instances", i, item), item, problems)
+        reader = FieldReader(path, label("instances", i, item), item, problems)
         instance_id = reader.unique_id(seen)
         if instance_id is not None:
             names[instance_id] = str(item.get("name", instance_id))
@@ -167,7 +164,7 @@ def _read_images(
 ) -> None:
     seen: dict[int, str] = {}
     for i, item in enumerate(items):
-        record = _label("images", i, item)
+        record = label("images", i, item)
         reader = FieldReader(root / ANNOTATIONS_FILE, record, item, problems)
         image_id = reader.unique_id(seen)
         if image_id is not None:
@@ -187,7 +184,12 @@ def _existing_file(folder: Path, reader: FieldReader) -> Path | None:
         reader.problem(f"file_name {name!r} must be relative to {folder} and stay inside it")
         return None
     path = folder / relative
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        reader.problem(f"file_name {shown(name)}: {error.strerror}")
+        return None
+    if not is_there:
         reader.problem(f"file_name {name!r}: there is no file {path}")
         return None
     return path
@@ -199,7 +201,7 @@ def _read_annotations(
     sizes = {image.id: (image.width, image.height) for image in gallery.images}
     seen: dict[int, str] = {}
     for i, item in enumerate(items):
-        reader = FieldReader(path, _label("annotations", i, item), item, problems)
+        reader = FieldReader(path, label("annotations", i, item), item, problems)
         annotation_id = reader.unique_id(seen)
         image_id = reader.integer("image_id")
         instance_id = reader.integer("instance_id")

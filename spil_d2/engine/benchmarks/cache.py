@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
@@ -19,6 +18,7 @@ from ...data.datasets.instance_search import load_gallery
 from ...data.gallery_loader import GalleryDataset
 from ...data.pair_mapper import read_crops
 from ...modeling import QueryRCNN
+from ...utils.checkpoints import SafeCheckpointer
 from ..gallery_features import FeatureCacheSettings
 from ..localizer import Localizer, LocalizerSettings
 from ..presets import resolve_config
@@ -140,7 +140,7 @@ def _shortlist(path: Path, gallery: list[dict], settings: BenchmarkSettings) -> 
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     localizer = LocalizerSettings.from_config(cfg)
     shown = next(one for one in gallery if one["annotations"])
     x, y, width, height = shown["annotations"][0]["bbox"]

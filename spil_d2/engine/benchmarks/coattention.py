@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from ... import config
@@ -19,6 +18,7 @@ from ...data.datasets.instance_search import load_gallery
 from ...modeling.coattention import CoAttention
 from ...ops.coattention import CoAttentionSettings, common_direction, pseudo_mask
 from ...ops.principal_direction import PrincipalDirection, location_weights
+from ...utils.picture_files import read_pixels
 from .comparison import compare
 from .pictures import picture_folder
 from .settings import BenchmarkSettings
@@ -132,7 +132,7 @@ def _real_tasks(root: Path, path: Path, settings: BenchmarkSettings) -> list[_Ma
     sets = [one[:_SET_SIZE] for _, one in sorted(shown.items()) if len(one) >= _SET_SIZE]
     tasks = []
     for members in sets[: 2 if settings.is_small else 16]:
-        pictures = [read_image(name, "RGB") for name, _ in members]
+        pictures = [read_pixels(name, "RGB") for name, _ in members]
         x, y, width, height = members[0][1]
         tasks.append(
             _MaskTask(

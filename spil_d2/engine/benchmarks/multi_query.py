@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from ... import config
 from ...data.crops import build_query_geometry
 from ...modeling import QueryRCNN
+from ...utils.checkpoints import SafeCheckpointer
 from ..presets import resolve_config
 from .comparison import compare
 from .settings import BenchmarkSettings
@@ -51,7 +51,7 @@ def _measure(path: Path, settings: BenchmarkSettings) -> dict[str, Any]:
     model = build_model(cfg).eval()
     assert isinstance(model, QueryRCNN)
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     image, crops, boxes = _inputs(cfg, settings.num_queries)
     with torch.no_grad():
         # One by one: whole pictures of a batch are padded to the largest.

@@ -39,4 +39,5 @@ class BenchmarkSettings:
 
     @property
     def is_small(self) -> bool:
+        """Whether it is to take seconds, without figures that mean anything."""
         return self.size == "small"

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
@@ -26,6 +25,7 @@ from ...data.datasets.instance_search import load_gallery, load_queries
 from ...selftrain.pairs import PairSampler
 from ...selftrain.pseudo_labels import initial_pool
 from ...structures import Query, RankList, RankLists
+from ...utils.checkpoints import SafeCheckpointer
 from ..localizer import Localizer, LocalizerSettings
 from ..presets import resolve_config
 from ..training import LocalizerTrainer, build_optimizer, build_pair_mapper
@@ -141,7 +141,7 @@ def _loaded_model(cfg: CfgNode) -> nn.Module:
     torch.manual_seed(0)
     model = build_model(cfg)
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.train()
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from ...data.build import PairDataset
+from ...utils.checkpoints import SafeCheckpointer
 from ..training import LocalizerTrainer, build_optimizer
 from .comparison import compare
 from .settings import BenchmarkSettings
@@ -102,7 +102,7 @@ def _loss_curve(cfg: CfgNode, batches: Sequence[list[dict]], way: Way) -> np.nda
     torch.manual_seed(0)
     model = build_model(cfg).train()
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     trainer = LocalizerTrainer.build_stepper(cfg, model, build_optimizer(cfg, model))
     trainer.reset_data_loader(lambda: batches)
     losses = []

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.visualizer import Visualizer
 
@@ -20,6 +19,7 @@ from ...config import get_cfg
 from ...data.datasets.instance_search import EVALUATOR_TYPE
 from ...modeling import ClassRCNN
 from ...utils.artifacts import fingerprint, is_published, lock_output_dir
+from ...utils.picture_files import read_pixels
 from ..index_config import config_folder, default_device
 from ..list_expansion import read_instances
 from ..localizer import LocalizerSettings
@@ -134,7 +134,7 @@ def draw_gallery(
     metadata = Metadata(thing_classes=list(task.classes))
     loader = build_test_loader(cfg, task.gallery)
     for item, found in detect_classes(detector, loader, "drawing detections"):
-        picture = Visualizer(read_image(item["file_name"], "RGB"), metadata)
+        picture = Visualizer(read_pixels(item["file_name"], "RGB"), metadata)
         drawn = picture.draw_instance_predictions(found[found.scores >= threshold]).get_image()
         cv2.imwrite(str(folder / Path(item["file_name"]).name), drawn[:, :, ::-1])
 
@@ -196,6 +196,7 @@ def _train(
         official_root=str(place),
         load_queries=lambda: task.queries,
     )
+    logger.info("seed %d", cfg.SEED)
     seed_all_rng(cfg.SEED)
     try:
         train(cfg, resume=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from ...evaluation import box_iou
 from ...structures import Box, Query, RankLists, SamplePool
+from ...utils.picture_files import read_pixels
 from ..search_stage import search_dataset
 from ..self_training import POOL
 from ..visualize import StripEntry, rank_list_strip
@@ -137,7 +137,7 @@ def draw_rank_lists(
             target = candidate.target
             entries.append(
                 StripEntry(
-                    read_image(record["file_name"], "RGB"),
+                    read_pixels(record["file_name"], "RGB"),
                     search_box=boxes.get(candidate.image_id),
                     final_box=None if target is None else target.box,
                     gt_boxes=truth,
@@ -165,7 +165,7 @@ def _detection_entry(one: dict, record: dict, contiguous_id: int) -> StripEntry:
     truth = _boxes(record, "category_id", contiguous_id)
     overlaps = box_iou(np.array(box), np.array(truth)) if truth else np.zeros(1)
     return StripEntry(
-        read_image(record["file_name"], "RGB"),
+        read_pixels(record["file_name"], "RGB"),
         final_box=box,
         gt_boxes=truth,
         is_relevant=bool(overlaps.max() >= _MIN_IOU),
@@ -184,7 +184,7 @@ def _boxes(record: dict, key: str, value: int) -> list[Box]:
 
 def _save_strip(query: Query, entries: Sequence[StripEntry], folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    shot = read_image(query.primary.file_name, "RGB")
+    shot = read_pixels(query.primary.file_name, "RGB")
     strip = rank_list_strip(shot, query.primary.box, entries, _SIDE)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.jpg"
     bgr = cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -47,14 +48,17 @@ class FewShotTask:
 
     @property
     def base_train(self) -> str:
+        """Images with base boxes."""
         return f"{self.name}_base_train"
 
     @property
     def base_val(self) -> str:
+        """What is held out of `base_train`, for choices."""
         return f"{self.name}_base_val"
 
     @property
     def test(self) -> str:
+        """Test images with all boxes."""
         return f"{self.name}_test"
 
     @property
@@ -68,7 +72,7 @@ class FewShotTask:
         return f"{self.search}_shots"
 
 
-def with_keys(cfg, **changes) -> CfgNode:
+def with_keys(cfg, **changes: Any) -> CfgNode:
     """A frozen copy with other values.
 
     Args:

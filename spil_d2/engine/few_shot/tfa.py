@@ -29,6 +29,7 @@ from ...data.build import PairDataset, build_pair_loader
 from ...data.detection_mapper import DetectionMapper
 from ...evaluation.few_shot import FewShotCOCOEvaluator
 from ...utils.artifacts import file_sha256, fingerprint, write_json_atomic
+from ...utils.checkpoints import read_state
 from ..checkpoint import load_weights, save_weights
 from ..training import StreamTrainer, build_augmentations
 from ..training_run import begin_run, kept_keys
@@ -175,7 +176,7 @@ def transfer_weights(model: nn.Module, base: Path, places: Sequence[int]) -> Non
     Raises:
         ValueError: the weights are of another network.
     """
-    state = torch.load(base, map_location="cpu", weights_only=True)
+    state = read_state(base)
     own = model.state_dict()
     num_base = len(places)
     for name, value in own.items():

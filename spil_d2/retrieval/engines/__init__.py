@@ -1,3 +1,5 @@
+"""The search engines; importing registers them."""
+
 from .base import SEARCH_ENGINE_REGISTRY, LocalizingEngine, Regions, SearchEngine
 from .building import build_search_engine
 from .cam import CAM

@@ -9,7 +9,7 @@ from .base import RegionIndex
 from .exact import ExactIndex
 from .faiss_index import FaissIndex
 from .milvus_index import MilvusIndex
-from .segments import Head
+from .segments import Head, damaged
 
 INDEX_BACKENDS: dict[str, type[RegionIndex]] = {
     one.backend: one for one in (ExactIndex, FaissIndex, MilvusIndex)
@@ -47,7 +47,12 @@ def open_region_index(directory: str | Path, **options: Any) -> RegionIndex:
         FileNotFoundError: there is no index.
         ValueError: naming the directory, where its files are damaged.
     """
-    return _find(Head.read(Path(directory)).backend).open(directory, **options)
+    backend = Head.read(Path(directory)).backend
+    try:
+        kind = _find(backend)
+    except ValueError as error:
+        raise damaged(Path(directory), error) from error
+    return kind.open(directory, **options)
 
 
 def _find(backend: str) -> type[RegionIndex]:

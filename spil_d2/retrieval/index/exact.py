@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...utils.reading import map_array
 from .segmented import SegmentedIndex
 from .segments import VectorSource
 from .vectors import ArrayVectors, Vectors
@@ -33,7 +34,4 @@ class ExactIndex(SegmentedIndex):
 
     def _open_vectors(self, path: Path, name: str) -> Vectors:
         file = path / EMBEDDINGS_NAME
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if array.ndim != 2 or array.dtype != np.float16:
-            raise ValueError(f"{file} holds {array.dtype} {array.shape}, not float16 (R, D)")
-        return ArrayVectors(array)
+        return ArrayVectors(map_array(file, "f2", ndim=2))

@@ -7,18 +7,23 @@ back without loss. 8-bit codes would be scanned a sixth faster, but need the vec
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ...utils.artifacts import write_json_atomic
+from ...utils.reading import UnreadableFileError, read_json, reason_of
 from .segmented import SegmentedIndex
 from .segments import VectorSource
 from .table import RegionTable
 from .vectors import ApproximateVectors, Vectors
 
 VECTORS_NAME = "vectors.faiss"
+_SUM_NAME = "vectors.json"
+_HASHED_AT_ONCE = 1 << 20
 # Below, one list: comparing with all takes a few milliseconds and is exact.
 _MIN_REGIONS_FOR_LISTS = 20_000
 _TRAINING_VECTORS_PER_LIST = 64
@@ -65,16 +70,18 @@ class FaissIndex(SegmentedIndex):
             index.add(block.astype(np.float32))
         index.make_direct_map(True)
         faiss.write_index(index, str(path / VECTORS_NAME))
+        write_json_atomic(path / _SUM_NAME, _sum_of(path / VECTORS_NAME, count, dimension))
 
     def _open_vectors(self, path: Path, name: str) -> Vectors:
         faiss = _import_faiss()
         file = path / VECTORS_NAME
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing")
+        _check_sum(file)
         try:
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-        except RuntimeError as error:
-            raise ValueError(f"{file}: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise UnreadableFileError(file, f"is damaged: {reason_of(error)}") from error
         return _ListVectors(index, self._head.settings["probed"])
 
 
@@ -107,7 +114,42 @@ class _ListVectors(ApproximateVectors):
             selector = faiss.IDSelectorBitmap(bits)
             parameters.sel = selector
         similarities, rows = self._index.search(queries, count, params=parameters)
+        if rows.size and rows.max() >= len(self):
+            raise ValueError(f"region {rows.max()} of {len(self)} was found")
         return rows, similarities
+
+
+def _sum_of(file: Path, count: int, dimension: int) -> dict[str, Any]:
+    """Size of a file of FAISS, and a hash of all before the `count` vectors with their numbers."""
+    size = file.stat().st_size
+    head = max(size - count * (2 * dimension + 8), 0)
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        for start in range(0, head, _HASHED_AT_ONCE):
+            digest.update(opened.read(min(_HASHED_AT_ONCE, head - start)))
+    return {"size": size, "count": count, "dimension": dimension, "sha256": digest.hexdigest()}
+
+
+def _check_sum(file: Path) -> None:
+    """Refuse a damaged file: FAISS takes its structure on trust, and a wrong one ends the process.
+
+    Files of before there were sums have none, and are taken as they are.
+    """
+    path = file.with_name(_SUM_NAME)
+    if not path.is_file():
+        return
+    known = read_json(path)
+    size = file.stat().st_size
+    numbers = (
+        [known.get(one) for one in ("size", "count", "dimension")]
+        if isinstance(known, dict)
+        else []
+    )
+    if numbers[:1] != [size] or not all(type(one) is int and 0 <= one <= size for one in numbers):
+        raise UnreadableFileError(file, f"is damaged: it is not as {path.name} says")
+    seen = _sum_of(file, known["count"], known["dimension"])
+    if seen != known:
+        raise UnreadableFileError(file, f"is damaged: it is not as {path.name} says")
 
 
 def _import_faiss() -> ModuleType:

@@ -21,6 +21,7 @@ from .segments import (
     Segment,
     VectorSource,
     damaged,
+    half_precision,
     mean_embedding,
     merge_in_memory,
     read_segment,
@@ -86,7 +87,10 @@ class SegmentedIndex(RegionIndex):
                 f"{directory} is an index of the backend {head.backend!r}, not {cls.backend!r}: "
                 "use open_region_index"
             )
-        index = cls(is_centred=head.is_centred, **{**head.settings, **options})
+        try:
+            index = cls(is_centred=head.is_centred, **{**head.settings, **options})
+        except (TypeError, ValueError) as error:
+            raise damaged(directory, error) from error
         index._directory = directory
         index._connect()
         try:
@@ -116,6 +120,11 @@ class SegmentedIndex(RegionIndex):
         parts = [one.table.image_ids[one.is_alive] for one in self._segments]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
+    @property
+    def _place(self) -> Path:
+        """Of the index, for errors."""
+        return self._directory or Path("the index in memory")
+
     def add(self, image_ids: Sequence[int], regions: Sequence[Regions]) -> None:
         if len(image_ids) != len(regions):
             raise ValueError(f"{len(image_ids)} image ids for {len(regions)} sets of regions")
@@ -130,7 +139,10 @@ class SegmentedIndex(RegionIndex):
             )
         size = self.dimension or regions[0].embeddings.shape[1]
         array = np.concatenate(
-            [_checked(image_id, one.embeddings, size) for image_id, one in zip(image_ids, regions)]
+            [
+                half_precision(image_id, one.embeddings, size)
+                for image_id, one in zip(image_ids, regions)
+            ]
         )
         table = RegionTable.of(image_ids, regions)
         self._change_head(dimension=size)
@@ -189,7 +201,14 @@ class SegmentedIndex(RegionIndex):
             if eligible.any():
                 skipped = [one.find(ids) for ids in left_out]
                 vectors = self._searchable(one)
-                best = vectors.best_images(queries, k, one.table, eligible, skipped)
+                try:
+                    best = vectors.best_images(queries, k, one.table, eligible, skipped)
+                except (RuntimeError, ValueError) as error:
+                    raise damaged(self._place, error) from error
+                if not all(np.isfinite(part.similarities).all() for part in best):
+                    raise damaged(
+                        self._place, ValueError("vectors hold numbers that are not finite")
+                    )
                 found.append((one.table, best))
         return RankLists(
             tuple(
@@ -273,6 +292,9 @@ class SegmentedIndex(RegionIndex):
                 if Head.read(self._directory).generation == head.generation:
                     raise damaged(self._directory, error) from error
                 continue
+            for one in segments:
+                if one.embeddings(0, 1).shape[1:] != (head.dimension,):
+                    raise damaged(self._directory, ValueError(f"{one.name}: another dimension"))
             self._change_head(**{**vars(head), "settings": self._head.settings})
             self._segments = segments
             return
@@ -358,23 +380,6 @@ class SegmentedIndex(RegionIndex):
             assert self._directory is not None
             head.write(self._directory)
         self._head = head
-
-
-def _checked(image_id: int, embeddings: np.ndarray, size: int) -> np.ndarray:
-    """(R, D) float16."""
-    if len(embeddings) == 0 or embeddings.shape[1] != size:
-        raise ValueError(
-            f"image {image_id}: embeddings {embeddings.shape}, an index of dimension {size} needs "
-            f"(R, {size}) with R > 0"
-        )
-    with np.errstate(over="ignore"):
-        half = embeddings.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ValueError(
-            f"image {image_id}: its embeddings hold values that are not finite in half precision; "
-            f"the largest is {np.abs(embeddings).max()}"
-        )
-    return half
 
 
 def _merge(query_id: int, k: int, found: Sequence[tuple[RegionTable, Candidates]]) -> RankList:

@@ -7,9 +7,7 @@ index is to write new segments and then to replace the head: until then nothing 
 
 from __future__ import annotations
 
-import json
-import shutil
-import zipfile
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.artifacts import publish_directory, write_json_atomic
+from ...utils.artifacts import publish_directory, remove_artefact, write_json_atomic
+from ...utils.reading import UnreadableFileError, read_json, reason_of, shown
 from .table import Centring, RegionTable
 from .vectors import BLOCK, ArrayVectors, Vectors
 
 HEAD_NAME = "index.json"
 REGIONS_NAME = "regions.npz"
 _FORMAT = 1
+# A name that leads nowhere else.
+_SEGMENT = re.compile(r"\w[\w-]*", re.ASCII)
 
 
 @dataclass(eq=False)
@@ -51,6 +52,7 @@ class Segment:
 
     @property
     def deleted(self) -> np.ndarray:
+        """(D,) ids of the images that are no longer alive."""
         return self.table.image_ids[~self.is_alive]
 
     def find(self, image_ids: np.ndarray) -> np.ndarray:
@@ -184,28 +186,51 @@ class Head:
         """
         path = directory / HEAD_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']!r}, this code reads {_FORMAT}")
-            mean = content["mean"]
-            return cls(
-                content["backend"],
-                content["generation"],
-                content["dimension"],
-                content["is_centred"],
-                Centring(
-                    None if mean is None else np.asarray(mean, np.float32),
-                    content["mean_of_regions"],
-                ),
-                {one["name"]: one["deleted"] for one in content["segments"]},
-                content["settings"],
-            )
+            content = read_json(path)
+            return _head(content, cls)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} is missing: {directory} holds no region index; build it"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise damaged(directory, error) from error
+
+
+def _head(content: Any, kind: type[Head]) -> Head:
+    """The head in the content of its file; KeyError, TypeError or ValueError where it is none."""
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format {content['format']!r}, this code reads {_FORMAT}")
+    mean = content["mean"]
+    dimension = _count(content["dimension"])
+    if mean is not None:
+        mean = np.asarray(mean, np.float32)
+        if mean.shape != (dimension,) or not np.isfinite(mean).all():
+            raise ValueError(f"the mean is not of {dimension} finite numbers")
+    segments: dict[str, list[int]] = {}
+    for one in content["segments"]:
+        name, deleted = one["name"], one["deleted"]
+        if not isinstance(name, str) or not _SEGMENT.fullmatch(name) or name in segments:
+            raise ValueError(f"{shown(name)} is no name of a segment, or there twice")
+        segments[name] = [_count(number, allow_negative=True) for number in deleted]
+    if not isinstance(content["is_centred"], bool) or not isinstance(content["backend"], str):
+        raise ValueError("backend is a text, and is_centred true or false")
+    if not isinstance(content["settings"], dict):
+        raise ValueError("settings is an object")
+    return kind(
+        content["backend"],
+        _count(content["generation"]),
+        dimension,
+        content["is_centred"],
+        Centring(mean, _count(content["mean_of_regions"])),
+        segments,
+        content["settings"],
+    )
+
+
+def _count(value: Any, allow_negative: bool = False) -> int:
+    if type(value) is not int or abs(value) >= 1 << 62 or (value < 0 and not allow_negative):
+        raise ValueError(f"{shown(value)} is no number of things")
+    return value
 
 
 def write_segment(
@@ -240,7 +265,7 @@ def read_segment(
         vectors = open_vectors(path)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise damaged(directory, error) from error
     if len(vectors) != len(table.boxes):
         raise ValueError(
@@ -251,13 +276,34 @@ def read_segment(
     return Segment(table, vectors, alive, centring, name)
 
 
+def half_precision(image_id: int, embeddings: np.ndarray, size: int) -> np.ndarray:
+    """(R, D) float16 of an image's embeddings (R, D).
+
+    Raises:
+        ValueError: there are none, of another length than `size`, or too large numbers.
+    """
+    if len(embeddings) == 0 or embeddings.shape[1] != size:
+        raise ValueError(
+            f"image {image_id}: embeddings {embeddings.shape}, an index of dimension {size} needs "
+            f"(R, {size}) with R > 0"
+        )
+    with np.errstate(over="ignore"):
+        half = embeddings.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(
+            f"image {image_id}: its embeddings hold values that are not finite in half precision; "
+            f"the largest is {np.abs(embeddings).max()}"
+        )
+    return half
+
+
 def remove_other_segments(directory: Path, kept: Sequence[str]) -> None:
     """Remove segments that no head names any more, or that a killed process left."""
     folder = directory / "segments"
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name not in kept and not path.name.startswith(".tmp-"):
-                shutil.rmtree(path)
+                remove_artefact(path)
 
 
 def segment_directory(directory: Path, name: str) -> Path:
@@ -267,4 +313,7 @@ def segment_directory(directory: Path, name: str) -> Path:
 
 def damaged(directory: Path, error: Exception) -> ValueError:
     """The error for an index that cannot be read."""
-    return ValueError(f"{directory} is not a readable region index ({error}): build it again")
+    reason = reason_of(error)
+    return UnreadableFileError(
+        directory, f"is not a readable region index ({reason}): build it again"
+    )

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...utils.reading import open_arrays
 from ..engines.base import Regions
+
+_OF_ROWS = ("saliency", "lengths")
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,20 @@ class RegionTable:
 
     @classmethod
     def load(cls, path: Path) -> RegionTable:
-        """Read what `save` wrote."""
-        # numpy leaves a file open that it opened itself and cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-            return cls(*(data[field.name] for field in fields(cls)))
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: naming the file, where it is damaged.
+        """
+        with open_arrays(path, "table of regions") as arrays:
+            image_ids = arrays.read("image_ids", "i", None)
+            if len(np.unique(image_ids)) != len(image_ids):
+                raise arrays.error("an image is there twice")
+            offsets = arrays.read("offsets", "i", len(image_ids) + 1)
+            boxes = arrays.read("boxes", "f", None, 4)
+            rows = [boxes, *(arrays.read(name, "f", len(boxes)) for name in _OF_ROWS)]
+            return cls(image_ids, offsets, *(one.astype(np.float32, copy=False) for one in rows))
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+"""Sources of boxes that may hold an object; importing registers them."""
+
 from .base import PROPOSAL_REGISTRY, ProposalSource, build_proposal_source
 from .detector import DetectorProposals
 from .edge_boxes import EdgeBoxes

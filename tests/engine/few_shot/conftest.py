@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from spil_d2.data.datasets.few_shot_builtin import register_few_shot_builtin
 from spil_d2.data.datasets.few_shot_prepare import write_shot_files
 
-from ...programs import ROOT, trainer_of
+from ...programs import ROOT, one_thread, trainer_of
 
 INSTANT = ROOT / "configs/quick_schedules/few_shot_tiny_instant_test.yaml"
 NAME = "fs_mini"
@@ -72,12 +71,9 @@ def write_part(folder: Path, part: str, per_class: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    """Sums in one order: killed and undisturbed runs are compared bit by bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="package")

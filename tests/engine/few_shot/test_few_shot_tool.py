@@ -8,15 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from detectron2.engine import default_argument_parser
 
-from ...programs import ROOT, load_program, restored_loggers
+from ...programs import load_tool, restored_loggers, train_net_here
 from .conftest import INSTANT
 
 
 @pytest.fixture(scope="module")
 def tool():
-    return load_program(ROOT / "tools" / "few_shot.py")
+    return load_tool("few_shot")
 
 
 def facts(*values: float | None) -> dict:
@@ -52,12 +51,10 @@ def test_what_makes_no_sense_is_refused(tool, capsys) -> None:
 
 
 def test_rows_are_runs_that_are_gone_on_with(tool, datasets_root, tmp_path, monkeypatch) -> None:
-    train_net = load_program(ROOT / "tools" / "train_net.py")
     ran = []
 
     def run(command: list[str], check: bool) -> None:
-        assert check and command[1].endswith("train_net.py")
-        summaries = train_net.main(default_argument_parser().parse_args(command[2:]))
+        summaries = train_net_here(command, check)
         ran.append((Path(command[-1]).relative_to(tmp_path).as_posix(), summaries))
 
     monkeypatch.setattr(tool, "subprocess", SimpleNamespace(run=run))
