@@ -31,22 +31,29 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = Path(filename)
         if path.suffix == ".pyth":
             raise UnreadableFileError(path, "is a file of pycls: save its 'model_state' as .pth")
-        if path.suffix != _SUFFIX_OF_ZOO:
-            return super()._load_file(filename)
-        content = read_zoo_pickle(path)
-        if "model" in content and "__author__" in content:
-            content["model"] = check_weights(path, content["model"])
-            return content
-        blobs = content.get("blobs", content)
-        kept = {k: one for k, one in blobs.items() if not str(k).endswith("_momentum")}
-        state = check_weights(path, kept)
-        return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
+        is_zoo = path.suffix == _SUFFIX_OF_ZOO
+        loaded = _read_zoo_weights(path) if is_zoo else super()._load_file(filename)
+        if loaded.get("matching_heuristics") and not loaded["model"]:
+            raise UnreadableFileError(path, "holds no weights whose names could be matched")
+        return loaded
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         content = read_torch(Path(f))
         holder = content if "model" in content else {"model": content}
         holder["model"] = check_weights(Path(f), holder["model"])
         return holder
+
+
+def _read_zoo_weights(path: Path) -> dict[str, Any]:
+    """What Detectron2's checkpointer makes of a .pkl file."""
+    content = read_zoo_pickle(path)
+    if "model" in content and "__author__" in content:
+        content["model"] = check_weights(path, content["model"])
+        return content
+    blobs = content.get("blobs", content)
+    kept = {k: one for k, one in blobs.items() if not str(k).endswith("_momentum")}
+    state = check_weights(path, kept)
+    return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def read_torch(path: str | Path) -> dict[str, Any]:

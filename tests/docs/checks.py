@@ -90,8 +90,9 @@ def command_problems(words: Sequence[str], heredoc: str | None = None) -> Iterat
         yield from spil_d2_problems(rest)
     elif program == "make":
         yield from _make_problems(rest)
-    elif program == "bash" and not (ROOT / rest[0]).is_file():
-        yield f"there is no script {rest[0]}"
+    elif program == "bash":
+        if rest and not rest[0].startswith("-") and not (ROOT / rest[0]).is_file():
+            yield f"there is no script {rest[0]}"
     elif program not in BUILTINS | ELSEWHERE and not shutil.which(program):
         # pip, tensorboard and the like are beside the interpreter.
         if not Path(sys.executable).with_name(program).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,12 @@ CASES: list[tuple[str, Edit, str]] = [
         "has the shape",
     ),
     ("zoo_pickle", put("zoo.pkl", b"\x80\x02}(r\xff\xff\xff\x7f."), "zoo.pkl"),
+    ("zoo_pickle", put("caffe.pkl", pickle.dumps({"blobs": {}}, 2)), "holds no weights whose"),
+    (
+        "zoo_pickle",
+        put("zoo.pkl", pickle.dumps({"model": 3, "__author__": ""})),
+        "holds no weights",
+    ),
     ("jpeg", put("plain.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no known"),
 ]
 
