@@ -185,6 +185,8 @@ def evaluate_localized(
         baselines=baselines,
         output_dir=output_dir,
         plot_curves=plot_recall_iou,
+        # The main process alone judges: the others have left.
+        distributed=False,
     )
     evaluator.reset()
     for one in localized.lists:

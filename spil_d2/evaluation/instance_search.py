@@ -98,6 +98,7 @@ class InstanceSearchEvaluator(DatasetEvaluator):
         baselines: Mapping[str, RankLists] | None = None,
         output_dir: str | Path | None = None,
         plot_curves: CurvePlotter | None = None,
+        distributed: bool = True,
     ) -> None:
         """
         Args:
@@ -109,6 +110,7 @@ class InstanceSearchEvaluator(DatasetEvaluator):
             output_dir: where results.json, rank_lists.npz, coco_results.json and (with
                 `plot_curves`) recall_iou.png go; None writes nothing.
             plot_curves: draws {label: curve} to a path, e.g. `engine.plots.plot_recall_iou`.
+            distributed: False where this process alone has all the boxes.
         """
         self._ground_truth = ground_truth
         self._k = k
@@ -116,6 +118,7 @@ class InstanceSearchEvaluator(DatasetEvaluator):
         self._baselines = dict(baselines or {})
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._plot_curves = plot_curves
+        self._distributed = distributed
         if label in self._baselines:
             raise ValueError(f"the run and a baseline are both labelled {label!r}")
         self._entries: list[_Entry] = []
@@ -150,10 +153,12 @@ class InstanceSearchEvaluator(DatasetEvaluator):
             )
 
     def evaluate(self) -> Results | dict:
-        comm.synchronize()
-        gathered = comm.gather(self._entries, dst=0)
-        if not comm.is_main_process():
-            return {}
+        gathered = [self._entries]
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(self._entries, dst=0)
+            if not comm.is_main_process():
+                return {}
         entries = [entry for part in gathered for entry in part]
         empty = sum(entry.box is None for entry in entries)
         if empty:

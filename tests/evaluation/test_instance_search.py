@@ -181,6 +181,21 @@ def test_shares_of_all_ranks_are_gathered(
     assert evaluator.evaluate() == expected
 
 
+def test_the_main_process_alone_waits_for_nobody(
+    ground_truth: GroundTruth, rank_lists: RankLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the other processes have left")
+
+    inputs, outputs = _pairs(rank_lists)
+    evaluator = InstanceSearchEvaluator(ground_truth, label="run", distributed=False)
+    evaluator.reset()
+    evaluator.process(inputs, outputs)
+    for name in ("synchronize", "gather"):
+        monkeypatch.setattr(comm, name, fail)
+    assert evaluator.evaluate()
+
+
 def test_label_clash_is_refused(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
     with pytest.raises(ValueError, match="'DASR'"):
         InstanceSearchEvaluator(ground_truth, label="DASR", baselines={"DASR": rank_lists})
