@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from .disk_errors import named_disk_errors
+from .reading import UnreadableFileError, read_json, shown
 
 logger = logging.getLogger(__name__)
 
@@ -120,21 +121,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     path = Path(directory) / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} is missing: {directory} is not a published artefact; make it again"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnreadableFileError as error:
         raise ValueError(
-            f"{path} is not JSON ({error}); remove {directory}, make it again"
+            f"{path} is not JSON ({error.reason}); remove {directory}, make it again"
         ) from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} holds a {type(manifest).__name__}, not an object; make it again")
     version = manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{path}: schema_version is {version!r}, this code reads {SCHEMA_VERSION}; remove "
+            f"{path}: schema_version is {shown(version)}, this code reads {SCHEMA_VERSION}; remove "
             f"{directory} and make it again, or use the version of spil_d2 that wrote it"
         )
     return manifest
