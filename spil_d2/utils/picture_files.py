@@ -7,10 +7,11 @@ import functools
 import importlib
 import importlib.util
 import logging
+import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ from .reading import DAMAGED, printable
 
 logger = logging.getLogger(__name__)
 
+MAX_SCANS = 100
+"""Each scan of a JPEG takes the time of the whole picture and as little as 12 bytes. libtiff has
+the same limit; cameras and editors write at most some 20."""
+
 MAX_PIXELS = 178_000_000
 """Larger pictures are refused: they may be decompression bombs. Pillow's own limit is near."""
 
@@ -29,6 +34,10 @@ _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "J
 _OPTIONAL_FORMATS = ("ICO", "AVIF", "HEIF")
 _HEIF_SUFFIXES = (".heic", ".heif")
 _EXIF_ORIENTATION = 274
+_JPEG_FORMATS = ("JPEG", "MPO")
+# A marker of JPEG. In coded pixels 0xFF is followed by 0 or by the number of a restart.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_ALONE, _START_OF_SCAN, _END = (0x01, 0xD8), 0xDA, 0xD9
 _DECODER_ERRORS = (*DAMAGED, Image.DecompressionBombError)
 # The filters of warnings belong to the whole process.
 _warnings_lock = threading.Lock()
@@ -85,11 +94,40 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
                     path,
                     f"{image.width}x{image.height} pixels are more than the allowed {MAX_PIXELS}",
                 )
+            if (reason := too_many_scans(image, path.read_bytes)) is not None:
+                raise UnreadablePictureError(path, reason)
             yield image
     except UnreadablePictureError:
         raise
     except _DECODER_ERRORS as error:
         raise UnreadablePictureError(path, _reason(error, path)) from error
+
+
+def too_many_scans(image: Image.Image, read: Callable[[], bytes]) -> str | None:
+    """Why a picture takes too long to decode, or None.
+
+    Args:
+        image: opened.
+        read: its file, also a damaged one; called for a JPEG.
+    """
+    if image.format not in _JPEG_FORMATS or count_scans(read()) <= MAX_SCANS:
+        return None
+    return f"the JPEG has more than {MAX_SCANS} scans: save it anew"
+
+
+def count_scans(data: bytes) -> int:
+    """How often the first picture of a JPEG file goes over its pixels; 1 if it is not progressive.
+
+    Args:
+        data: the file, also a damaged one.
+    """
+    scans, place = 0, 0
+    while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
+        place = found.end()
+        scans += found[1][0] == _START_OF_SCAN
+        if found[1][0] not in _ALONE:
+            place += int.from_bytes(data[place : place + 2])
+    return scans
 
 
 def _check_file(path: Path) -> None:

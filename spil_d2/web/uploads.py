@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import secrets
 import threading
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from cachetools import LRUCache
 from PIL import Image
 
 from ..data.pictures import Picture, picture_of
+from ..utils.picture_files import too_many_scans
 from ..utils.reading import DAMAGED
 from .settings import PICTURE_FORMATS, WebSettings
 
@@ -21,12 +21,6 @@ _CHECKED_SIDE = 1280
 # A decoder may take 16 bytes a pixel (WebP does): larger pictures wait for each other.
 _LARGE_PIXELS = 16_000_000
 _large = threading.Lock()
-# Each scan of a JPEG takes the time of the whole picture and as little as 12 bytes. libtiff has the
-# same limit; cameras and editors write at most some 20.
-_MAX_SCANS = 100
-# A marker of JPEG. In coded pixels 0xFF is followed by 0 or by the number of a restart.
-_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_ALONE, _START_OF_SCAN, _END = (0x01, 0xD8), 0xDA, 0xD9
 
 
 class PictureError(ValueError):
@@ -100,26 +94,11 @@ def check_picture(data: bytes, settings: WebSettings) -> tuple[int, int]:
         width, height = image.size
         if width * height > settings.max_pixels:
             raise PictureError(_too_many_pixels(f"{width} x {height}", settings.max_pixels))
-        if image.format in ("JPEG", "MPO") and count_scans(data) > _MAX_SCANS:
-            raise PictureError(f"the JPEG has more than {_MAX_SCANS} scans: save it anew")
+        if (reason := too_many_scans(image, lambda: data)) is not None:
+            raise PictureError(reason)
     # A part of the pixels is enough to see that they can be decoded to the end.
     picture = decode_picture(data, _CHECKED_SIDE)
     return picture.width, picture.height
-
-
-def count_scans(data: bytes) -> int:
-    """How often the first picture of a JPEG file goes over its pixels; 1 if it is not progressive.
-
-    Args:
-        data: the file, also a damaged one.
-    """
-    scans, place = 0, 0
-    while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
-        place = found.end()
-        scans += found[1][0] == _START_OF_SCAN
-        if found[1][0] not in _ALONE:
-            place += int.from_bytes(data[place : place + 2])
-    return scans
 
 
 def too_many_bytes(settings: WebSettings) -> str:

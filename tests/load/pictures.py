@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from ..pictures import progressive
+
 _KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _TOO_LARGE = 50_000
 
@@ -106,9 +108,7 @@ def _scans(number: int) -> bytes:
     """A progressive JPEG of 9 megapixels whose last scan comes again and again."""
     target = io.BytesIO()
     Image.new("L", (3000, 3000), 128).save(target, "JPEG", progressive=True)
-    data = target.getvalue()
-    last = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + last * number + data[-2:]
+    return progressive(target.getvalue(), number)
 
 
 def _webp(side: int) -> bytes:

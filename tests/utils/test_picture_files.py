@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from spil_d2.utils import picture_files
-from spil_d2.utils.picture_files import UnreadablePictureError, read_pixels
+from spil_d2.utils.picture_files import UnreadablePictureError, count_scans, read_pixels
+
+from ..pictures import progressive
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -44,3 +49,30 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
     picture().save(tmp_path / "a.png")
     with pytest.raises(UnreadablePictureError, match=r"a\.png .*14x9 pixels are more than"):
         read_pixels(tmp_path / "a.png", "RGB")
+
+
+def test_scans_are_counted(tmp_path) -> None:
+    """Not those of a thumbnail inside, nor what some telephones write after the picture."""
+    data = saved(tmp_path / "plain.jpg")
+    assert count_scans(data) == 1
+    data = saved(tmp_path / "progressive.jpg", progressive=True)
+    assert count_scans(data) == 10
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 302) + b"\xff\xda" * 150
+    assert count_scans(data[:2] + thumbnail + data[2:] + b"\xff\xda" * 500) == 10
+    for cut in range(len(data)):
+        assert 0 <= count_scans(data[:cut]) <= 10
+
+
+def test_a_jpeg_that_takes_minutes_is_refused(tmp_path) -> None:
+    path = tmp_path / "scans.jpg"
+    data = saved(path, progressive=True)
+    path.write_bytes(progressive(data, 100))
+    assert read_pixels(path, "RGB").shape == (9, 14, 3)
+    path.write_bytes(progressive(data, 101))
+    with pytest.raises(UnreadablePictureError, match=r"scans\.jpg.*more than 100 scans"):
+        read_pixels(path, "RGB")
+
+
+def saved(path: Path, **options: object) -> bytes:
+    picture().save(path, **options)
+    return path.read_bytes()
