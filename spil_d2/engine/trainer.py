@@ -13,28 +13,21 @@ from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..backbones import build_frozen_backbone, existing_resnet_layer
 from ..config.few_shot_stages import STAGE_NODES
 from ..data.build import PairDataset, build_pair_loader
-from ..data.crops import CropGeometry
 from ..data.datasets.instance_search import get_queries
 from ..data.pair_mapper import PairMapper, VectorTable
 from ..evaluation import GroundTruth
-from ..modeling.coattention import CoAttention
 from ..ops.coattention import EXTRAS, SETS
 from ..selftrain.pairs import PairSampler
 from ..structures import Query, SamplePool
 from ..structures.sample_pool import check_v_policy
 from ..utils.artifacts import fingerprint, is_published, remove_artefact
-from .box_refinement import build_refiner
 from .checkpoint import FinalCheckpointer, load_weights, save_weights
-from .coattention_labels import CoAttentionLabeler
 from .label_settings import LabelSettings
-from .label_verification import build_verifier
-from .list_expansion import ExpansionSettings, build_list_expander
-from .localizer import Localizer, LocalizerSettings
+from .list_expansion import ExpansionSettings
 from .search_stage import search_dataset
-from .self_training import SelfTraining
+from .self_training_build import build_self_training
 from .stages import STAGE_INITS, StageHook, StagePlan, StageSchedule
 from .training import LocalizerTrainer, SeedHook, build_pair_mapper
 from .training_run import kept_keys, named_pairs, noted_failures
@@ -76,7 +69,16 @@ class SpilTrainer(LocalizerTrainer):
             cfg, cfg.DATASETS.TRAIN[0], self.gallery, self.queries, cfg.OUTPUT_DIR
         )
         self.ground_truth = known_ground_truth(self.gallery, self.queries)
-        self.self_training = self._build_self_training(cfg)
+        self.self_training = build_self_training(
+            cfg,
+            self.unwrapped_model,
+            self.gallery,
+            self.queries,
+            self.rank_lists,
+            self.ground_truth,
+            directory=Path(cfg.OUTPUT_DIR) / "stages",
+            fingerprint=stage_fingerprint(cfg),
+        )
 
     @property
     def plan(self) -> StagePlan:
@@ -165,30 +167,6 @@ class SpilTrainer(LocalizerTrainer):
         mapper = build_pair_mapper(cfg, pool, self.gallery, self.queries, vectors)
         return PairDataset(sampler.query_ids, sampler.draw, mapper, cfg.SEED), mapper
 
-    def _build_self_training(self, cfg) -> SelfTraining:
-        localizer = Localizer(
-            self.unwrapped_model, self.gallery, self.queries, LocalizerSettings.from_config(cfg)
-        )
-        return SelfTraining(
-            localizer,
-            self.rank_lists,
-            self.queries,
-            self.ground_truth,
-            build_refiner(cfg.SPIL.REFINE_BOXES, self.gallery),
-            build_labeler(cfg, self.gallery, self.queries),
-            directory=Path(cfg.OUTPUT_DIR) / "stages",
-            fingerprint=stage_fingerprint(cfg),
-            num_stages=cfg.SPIL.NUM_STAGES,
-            train_top_k=cfg.SPIL.TRAIN_TOP_K,
-            stage_top_k=cfg.SPIL.STAGE_TOP_K,
-            thresholds=cfg.SPIL.TAU,
-            num_crops=cfg.MODEL.QUERY.NUM_CROPS,
-            cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
-            expander=build_list_expander(cfg, self.gallery, self.queries),
-            verifier=build_verifier(cfg, self.gallery, self.queries),
-            labels=LabelSettings.from_config(cfg),
-        )
-
     def _log_stage(self, pool: SamplePool) -> None:
         """Stage decisions and metrics as scalars of TensorBoard and metrics.json."""
         manifest = self.self_training.manifest(pool.stage)
@@ -198,33 +176,6 @@ class SpilTrainer(LocalizerTrainer):
         get_event_storage().put_scalars(
             smoothing_hint=False, **scalars, **{"pace/stage": pool.stage}
         )
-
-
-def build_labeler(cfg, gallery: list[dict], queries: Sequence[Query]) -> CoAttentionLabeler | None:
-    """The co-attention labeler of a configuration, on a frozen backbone of its own."""
-    if not cfg.COATTENTION.ENABLED or not comm.is_main_process():
-        return None
-    cfg = cfg.clone()
-    cfg.defrost()
-    node, query = cfg.COATTENTION, cfg.MODEL.QUERY
-    node.FEATURE = existing_resnet_layer(cfg, node.FEATURE)
-    features = [name for name in (node.FEATURE, node.FINE_FEATURE) if name]
-    backbone = build_frozen_backbone(cfg, features)
-    strides = [backbone.output_shape()[name].stride for name in features]
-    if len(strides) == 2 and strides[1] >= strides[0]:
-        raise ValueError(
-            f"COATTENTION.FINE_FEATURE is {node.FINE_FEATURE!r} of stride {strides[1]}: use a map "
-            f"finer than COATTENTION.FEATURE {node.FEATURE!r} of stride {strides[0]}, or ''"
-        )
-    return CoAttentionLabeler(
-        CoAttention(cfg, feature_extractor=backbone),
-        {int(one["image_id"]): one for one in gallery},
-        queries,
-        query.NUM_CROPS + 1,
-        kind=node.SET,
-        crop=CropGeometry(query.CROP_SIZE, query.CROP_CONTEXT, query.CROP_SHAPE),
-        v_policy=cfg.SPIL.V_POLICY,
-    )
 
 
 def known_ground_truth(gallery: list[dict], queries: Sequence[Query]) -> GroundTruth | None:

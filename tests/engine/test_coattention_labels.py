@@ -14,7 +14,7 @@ from torch import nn
 from spil_d2 import get_cfg
 from spil_d2.data.crops import CropGeometry
 from spil_d2.engine.coattention_labels import CoAttentionLabeler
-from spil_d2.engine.trainer import build_labeler
+from spil_d2.engine.self_training_build import build_labeler
 from spil_d2.modeling.coattention import CoAttention
 from spil_d2.ops.coattention import CoAttentionSettings
 from spil_d2.ops.superpixels import Superpixels

@@ -26,7 +26,6 @@ from ...selftrain.seed_search import SeedSearch
 from ...selftrain.similarity_sampling import pool_of_regions
 from ...structures import Query, RegionLists
 from ...utils.allocator import keep_freed_memory
-from ..box_refinement import build_refiner
 from ..cycle_models import CycleConfigs
 from ..index_benchmark import REGIONS_PER_IMAGE, SyntheticGallery
 from ..localizer import Localizer, LocalizerSettings
@@ -35,8 +34,7 @@ from ..ranker_inference import EmbedderSettings, RegionEmbedder
 from ..region_search import best_boxes, localize_queries, rank_regions
 from ..search_stage import open_index, search_dataset
 from ..seed_stage import make_seeds
-from ..self_training import SelfTraining
-from ..trainer import build_labeler
+from ..self_training_build import build_self_training
 from .clustering import SyntheticRegions
 from .comparison import Stopwatch
 
@@ -241,21 +239,15 @@ def make_stage(part: Pictures) -> Step:
     lists = search_dataset(search, _NAME, gallery, queries, part.folder)
     cfg = part.config(0, _STAGE)
     torch.manual_seed(0)
-    training = SelfTraining(
-        Localizer(build_model(cfg), gallery, queries, LocalizerSettings.from_config(cfg)),
-        lists,
+    training = build_self_training(
+        cfg,
+        build_model(cfg),
+        gallery,
         queries,
+        lists,
         None,
-        build_refiner(cfg.SPIL.REFINE_BOXES, gallery),
-        build_labeler(cfg, gallery, queries),
         directory=part.folder / "stages",
         fingerprint=_NAME,
-        num_stages=cfg.SPIL.NUM_STAGES,
-        train_top_k=cfg.SPIL.TRAIN_TOP_K,
-        stage_top_k=cfg.SPIL.STAGE_TOP_K,
-        thresholds=cfg.SPIL.TAU,
-        num_crops=cfg.MODEL.QUERY.NUM_CROPS,
-        cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
     )
     training.pool(0, 0)
     pool, (seconds, own_mib) = _measure(part, lambda: training.pool(1, 0))
