@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parents[1]
+from .programs import ForkedPrograms
+
 QUICK = "configs/quick_schedules"
 # Name -> (program, arguments); each writes below OUTPUT.
 JOBS: dict[str, tuple[str, ...]] = {
@@ -49,23 +48,6 @@ IGNORED_NAMES = ("metrics.json", "elapsed.json", "last_checkpoint")
 IGNORED_KEYS = ("seconds", "elapsed")
 _SEGMENT = re.compile(r"\b(\d{6})-[0-9a-f]{8}\b")
 
-# Imports once; a fork for each line of its input runs a program.
-RUNNER = """
-import os, runpy, sys
-import torch
-import spil_d2.engine.cycle, spil_d2.engine.pipeline
-torch.set_num_threads(1)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(2, 1)
-        sys.argv = line.rstrip("\\n").split("\\t")
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        os._exit(0)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the jobs, compare, print; returns the number of files that differ."""
@@ -79,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _make_galleries(args.output / "datasets")
     names = args.jobs.split(",")
     folders = [args.output / "one", args.output / "other"]
-    _run(names, folders[0], "1", ())
-    _run(names, folders[1], "2", ("DATALOADER.NUM_WORKERS", "2"))
+    _run(names, folders[0], 1, ())
+    _run(names, folders[1], 2, ("DATALOADER.NUM_WORKERS", "2"))
     compared, different = compare_folders(*folders)
     for name in different:
         sys.stdout.write(f"DIFFERENT {name}\n")
@@ -98,32 +80,17 @@ def _make_galleries(root: Path) -> None:
         )
 
 
-def _run(names: Sequence[str], folder: Path, hash_seed: str, changes: Sequence[str]) -> None:
+def _run(names: Sequence[str], folder: Path, hash_seed: int, changes: Sequence[str]) -> None:
     folder.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(folder.parent / "datasets"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONHASHSEED": hash_seed,
-    }
-    lines = []
-    for name in names:
-        words = [word.format(output=folder) for word in JOBS[name]]
-        words[1:1] = ["--deterministic"] if changes else []
-        lines.append("\t".join([*words, *changes]))
-    with open(folder / "log.txt", "w") as errors:
-        done = subprocess.run(
-            [sys.executable, "-c", RUNNER],
-            cwd=ROOT,
-            env=environment,
-            input="\n".join(lines) + "\n",
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    statuses = done.stdout.split()
-    if done.returncode or statuses != ["0"] * len(names):
-        raise RuntimeError(f"{names} ended with {statuses}: see {folder / 'log.txt'}")
+    log = folder / "log.txt"
+    with ForkedPrograms(folder.parent / "datasets", log, hash_seed) as programs:
+        for name in names:
+            words = [word.format(output=folder) for word in JOBS[name]]
+            words[1:1] = ["--deterministic"] if changes else []
+            programs.start([*words, *changes])
+            status = programs.status()
+            if status:
+                raise RuntimeError(f"{name} ended with {status}: see {log}")
 
 
 def compare_folders(one: Path, other: Path) -> tuple[list[str], list[str]]:

@@ -1,10 +1,13 @@
-"""Programs of the project, run inside the process of the tests."""
+"""Programs of the project, run inside the process of the tests or in forks of another one."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -78,3 +81,76 @@ def train_net_here(command: Sequence[str], check: bool) -> dict:
     tool = load_tool("train_net")
     with restored_loggers():
         return tool.main(tool.parser().parse_args(command[2:]))
+
+
+# Imports once; a fork for each line of its input runs a program. Starting Python and torch anew
+# each time would be most of a test.
+_FORKER = """
+import os, runpy, sys
+import torch
+import spil_d2.engine.cycle, spil_d2.engine.pipeline
+torch.set_num_threads(1)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Nobody reads the pipe while a test waits for a file: a full one would stop the program.
+        os.dup2(2, 1)
+        sys.argv = line.rstrip("\\n").split("\\t")
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class ForkedPrograms:
+    """Runs programs one after the other, each in a fork of a process that has imported them."""
+
+    def __init__(self, datasets_root: Path, log: Path, hash_seed: int):
+        """
+        Args:
+            datasets_root: DETECTRON2_DATASETS of the programs.
+            log: what they print.
+            hash_seed: PYTHONHASHSEED.
+        """
+        environment = {
+            **os.environ,
+            "DETECTRON2_DATASETS": str(datasets_root),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONHASHSEED": str(hash_seed),
+        }
+        self._log = log
+        with open(log, "w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _FORKER],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def __enter__(self) -> ForkedPrograms:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def start(self, words: Sequence[str]) -> int:
+        """Start a program (its path below the root, its arguments); returns its process."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\t".join(words) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def status(self) -> int:
+        """Wait for the program; returns what `os.waitpid` says: 0, or the signal."""
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the process that forks has ended: {self._log.read_text()[-3000:]}"
+        return int(line)

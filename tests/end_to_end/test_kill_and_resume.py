@@ -6,14 +6,10 @@ processes that load its data: nothing of that may change anything either.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +19,8 @@ import torch
 from spil_d2.engine.trainer import SpilTrainer
 from spil_d2.structures import RankLists, SamplePool
 
-from ..programs import ROOT
+from ..programs import ForkedPrograms
 from .conftest import INSTANT
-
-# Imports once, then a fork for each line of its input runs tools/train_net.py and may be killed:
-# starting Python and torch anew each time would be most of the test.
-RUNNER = """
-import os, runpy, sys
-import torch
-import spil_d2.engine.pipeline
-torch.set_num_threads(1)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        # Nobody reads the pipe while the test waits for a file: a full one would stop the run.
-        os.dup2(2, 1)
-        sys.argv = ["train_net.py", *line.split()]
-        runpy.run_path("tools/train_net.py", run_name="__main__")
-        sys.exit(0)
-    print("pid", child, flush=True)
-    print("status", os.waitpid(child, 0)[1], flush=True)
-"""
 
 # What has just appeared when the process is killed: while the second stage is prepared, and inside
 # it. tests/faults kills at random, also where stages start anew.
@@ -54,53 +30,17 @@ OTHERWISE = ("--deterministic", "DATALOADER.NUM_WORKERS", "2")
 RESTART = ("SPIL.STAGE_INIT", "restart", "SPIL.REFINE_BOXES", "none", "TEST.REFINE_BOXES", "none")
 
 
-@contextlib.contextmanager
-def started_runner(datasets_root: Path, log: Path) -> Iterator[subprocess.Popen]:
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(datasets_root),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "20210705",
-    }
-    with open(log, "w") as errors:
-        runner = subprocess.Popen(
-            [sys.executable, "-c", RUNNER],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        with runner:
-            yield runner
-            assert runner.stdin is not None
-            runner.stdin.close()
-
-
-def run(runner: subprocess.Popen, output: Path, kill_at: str | None, *arguments: str) -> int:
+def run(programs: ForkedPrograms, output: Path, kill_at: str | None, *arguments: str) -> int:
     """Run the schedule in `output`, until it ends or `kill_at` appears; returns its status."""
-    assert runner.stdin is not None and runner.stdout is not None
     words = ["--config-file", str(INSTANT), *arguments, "OUTPUT_DIR", str(output)]
-    runner.stdin.write(" ".join(words) + "\n")
-    runner.stdin.flush()
-    pid = int(_answer(runner, "pid"))
+    pid = programs.start(["tools/train_net.py", *words])
     if kill_at is not None:
         deadline = time.monotonic() + 60
         while not (output / kill_at).exists():
             assert time.monotonic() < deadline, f"{kill_at} has not appeared"
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
-    return int(_answer(runner, "status"))
-
-
-def _answer(runner: subprocess.Popen, name: str) -> str:
-    """The next answer of this name; the run's own output comes between."""
-    assert runner.stdout is not None
-    for line in runner.stdout:
-        if line.startswith(name + " "):
-            return line.split()[1]
-    raise AssertionError(f"the runner has ended before it said {name!r}")
+    return programs.status()
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +48,11 @@ def killed(datasets_root, tmp_path_factory) -> Path:
     """Output of a run that was killed at every point and resumed each time."""
     folder = tmp_path_factory.mktemp("killed")
     log, output = folder / "log.txt", folder / "output"
-    with started_runner(datasets_root, log) as runner:
+    with ForkedPrograms(datasets_root, log, hash_seed=20210705) as programs:
         for kill_at in KILL_POINTS:
-            status = run(runner, output, kill_at, "--resume", *OTHERWISE)
+            status = run(programs, output, kill_at, "--resume", *OTHERWISE)
             assert status == signal.SIGKILL, (kill_at, status, log.read_text()[-3000:])
-        assert run(runner, output, None, "--resume", *OTHERWISE) == 0, log.read_text()[-3000:]
+        assert run(programs, output, None, "--resume", *OTHERWISE) == 0, log.read_text()[-3000:]
     return output
 
 
