@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.solver import LRMultiplier
 from detectron2.utils.events import EventStorage
+from fvcore.common.param_scheduler import LinearParamScheduler
 
 from ...data.build import PairDataset
 from ...utils.checkpoints import SafeCheckpointer
@@ -60,7 +62,7 @@ def loss_curves(
     cfg = cfg.clone()
     cfg.merge_from_list(_SMALL if settings.is_small else _CURVE)
     items, size = stream(cfg), cfg.SOLVER.IMS_PER_BATCH
-    count = 2 if settings.is_small else 8
+    count = 2 if settings.is_small else 16
     batches = [[items[i * size + k] for k in range(size)] for i in range(count)]
 
     def curve(way: Way) -> Callable[[], np.ndarray]:
@@ -96,19 +98,25 @@ def _figures(references: Sequence[np.ndarray], ours: np.ndarray) -> dict[str, An
 
 
 def _loss_curve(cfg: CfgNode, batches: Sequence[list[dict]], way: Way) -> np.ndarray:
-    """Total loss of each iteration (N,), at SOLVER.BASE_LR without warm-up."""
+    """Total loss of each iteration (N,), the learning rate rising to SOLVER.BASE_LR.
+
+    As a run begins: at the full rate from the start, new heads make small differences large.
+    """
     cfg = cfg.clone()
     cfg.SOLVER.ACCUMULATE, cfg.SOLVER.AMP.ENABLED, cfg.SEED = way
     torch.manual_seed(0)
     model = build_model(cfg).train()
     if cfg.MODEL.WEIGHTS:
         SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    trainer = LocalizerTrainer.build_stepper(cfg, model, build_optimizer(cfg, model))
+    optimizer, count = build_optimizer(cfg, model), len(batches)
+    trainer = LocalizerTrainer.build_stepper(cfg, model, optimizer)
     trainer.reset_data_loader(lambda: batches)
+    rise = LRMultiplier(optimizer, LinearParamScheduler(1 / count, 1), count)
     losses = []
     with EventStorage() as storage:
-        for iteration in range(len(batches)):
+        for iteration in range(count):
             trainer.iter = storage.iter = iteration
             trainer.run_step()
+            rise.step()
             losses.append(storage.latest()["total_loss"][0])
     return np.array(losses)
