@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from spil_d2.data.datasets.person_search import (
 from spil_d2.evaluation import annotation_protocol, dataset_protocol, judge_regions
 from spil_d2.evaluation.ins_protocol import PRESETS, Protocol
 from spil_d2.structures import RegionList, RegionLists
+
+from .matlab_arrays import cells, structs
 
 SIZE = (64, 48)
 # Identities 0 and 1 in three images each; one box ends a pixel below its image, as in INS-PRW.
@@ -277,22 +279,6 @@ def test_sizes_are_read_once(tmp_path, monkeypatch) -> None:
     assert read_sizes(tmp_path, {"a": path}) == {"a": (7, 8)}
     with pytest.raises(DatasetError, match=r"b\.jpg"):
         read_sizes(tmp_path, {"b": tmp_path / "b.jpg"})
-
-
-def cells(items: Sequence[str]) -> np.ndarray:
-    """A MATLAB cell array."""
-    array = np.empty((len(items), 1), object)
-    array.ravel()[:] = items
-    return array
-
-
-def structs(rows: Sequence[dict]) -> np.ndarray:
-    """A MATLAB struct array (1, N)."""
-    array = np.zeros((1, len(rows)), [(name, object) for name in rows[0]])
-    for i, row in enumerate(rows):
-        for name, value in row.items():
-            array[0, i][name] = value
-    return array
 
 
 def place(image: str, *xywh: int, **more: object) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,7 @@ from spil_d2.data.datasets.fields import DatasetError
 from spil_d2.data.datasets.ins_annotations import UNLABELLED
 from spil_d2.data.datasets.person_search_annotations import read_cuhk_sysu, read_prw
 
-
-def cells(items: Sequence, column: bool = True) -> np.ndarray:
-    """A MATLAB cell array."""
-    array = np.empty((len(items), 1) if column else (1, len(items)), object)
-    array.ravel()[:] = items
-    return array
-
-
-def structs(rows: Sequence[dict]) -> np.ndarray:
-    """A MATLAB struct array (1, N)."""
-    array = np.zeros((1, len(rows)), [(name, object) for name in rows[0]])
-    for i, row in enumerate(rows):
-        for name, value in row.items():
-            array[0, i][name] = value
-    return array
+from .matlab_arrays import cells, structs
 
 
 def box(*xywh: int) -> np.ndarray:
