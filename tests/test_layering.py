@@ -26,7 +26,6 @@ RANKS = {
     "selftrain": 2,
     "evaluation": 3,
     "config": 4,
-    "model_zoo": 4,
     "engine": 5,
     "web": 6,
     "cli": 7,
