@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -287,8 +287,7 @@ class _Regions:
 def _by_localizer(one: RegionList) -> RegionList:
     scores = _localizer_scores(one)
     order = np.argsort(-scores, kind="stable")
-    by_score = replace(one, similarities=scores[order], image_ids=one.image_ids[order])
-    return replace(by_score, boxes=one.boxes[order], localizer_scores=scores[order])
+    return RegionList(one.query_id, one.image_ids[order], one.boxes[order], scores[order])
 
 
 def _localizer_scores(one: RegionList) -> np.ndarray:

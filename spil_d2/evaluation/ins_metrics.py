@@ -235,7 +235,7 @@ def _paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     overlap = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     intersection = np.clip(overlap, 0.0, None).prod(axis=1)
     union = _areas(a) + _areas(b) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0)
+    return intersection / np.maximum(union, np.finfo(np.float64).tiny)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

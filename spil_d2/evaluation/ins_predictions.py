@@ -110,14 +110,14 @@ def read_predictions(path: str | Path, protocol: Protocol) -> Predictions:
 def _read_npz(path: Path) -> _Columns:
     try:
         with open_arrays(path, "file of predictions") as arrays:
-            columns = _read_columns(arrays, path)
+            columns = _read_columns(arrays)
     except UnreadableFileError as error:
         raise PredictionError(f"{path}: cannot be read as .npz: {error.reason}") from error
     _check_arrays(columns, path)
     return columns
 
 
-def _read_columns(arrays: ArrayFile, path: Path) -> _Columns:
+def _read_columns(arrays: ArrayFile) -> _Columns:
     missing = [name for name in _NPZ_ARRAYS if name not in arrays.names]
     if missing:
         raise arrays.error(f"it lacks the arrays {missing}; it holds {sorted(arrays.names)}")

@@ -58,7 +58,7 @@ class ProtocolRules:
         name = self.gallery_range if self.gallery_range == "pos" or not label else label
         variant = ""
         if self.separate_cameras != PRESETS[self.name].separate_cameras:
-            variant += "+separate_cameras" if self.separate_cameras else "+all_cameras"
+            variant = "+separate_cameras" if self.separate_cameras else "+all_cameras"
         if self.keep_listed_query_image:
             variant += "+query_image"
         return f"{self.name}/{name}{variant}"

@@ -88,10 +88,10 @@ def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
         (M, G) float64 in [0, 1]; a box without area has IoU 0 with everything.
     """
     a = np.asarray(boxes, np.float64).reshape(-1, 1, 4)
-    b = np.asarray(others, np.float64).reshape(1, -1, 4)
+    b = np.asarray(others, np.float64).reshape(-1, 4)
     intersection = _area(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]))
     union = _area(a[..., 2:] - a[..., :2]) + _area(b[..., 2:] - b[..., :2]) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    return intersection / np.maximum(union, np.finfo(np.float64).tiny)
 
 
 def best_ious(boxes: np.ndarray, gt_boxes: Sequence[np.ndarray]) -> np.ndarray:

@@ -32,7 +32,8 @@ class ClusterAssignment:
         if labels.max(initial=NOISE) >= len(labels):
             raise ValueError(f"{len(labels)} regions have no cluster of number {labels.max()}")
         sizes = self.sizes
-        if np.any(sizes == 0) or np.any(sizes[1:] > sizes[:-1]):
+        # Behind a gap there is a larger cluster.
+        if np.any(sizes[1:] > sizes[:-1]):
             raise ValueError(
                 "clusters are numbered from 0 without gaps, the largest first, but their sizes are "
                 f"{sizes[:20].tolist()}; ClusterAssignment.from_labels numbers them"
@@ -47,7 +48,6 @@ class ClusterAssignment:
             max_clusters: members of smaller clusters than the first so many become noise; 0 keeps
                 all. Clusters of equal size are numbered in the order of their first members.
         """
-        labels = np.asarray(labels, np.int64)
         names, first, members, sizes = np.unique(
             labels, return_index=True, return_inverse=True, return_counts=True
         )

@@ -39,13 +39,12 @@ class RankList:
     probabilities: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        m = len(self.image_ids)
         check_columns(self, _COLUMNS, "rank list")
-        if len(np.unique(self.image_ids)) != m:
+        if len(np.unique(self.image_ids)) != len(self):
             raise ValueError(f"rank list of query {self.query_id} holds an image twice")
         if np.isnan(self.similarities).any():
             raise ValueError(f"rank list of query {self.query_id} holds a similarity that is none")
-        if m > 1 and np.any(np.diff(self.similarities) > 0):
+        if np.any(np.diff(self.similarities) > 0):
             raise ValueError(f"rank list of query {self.query_id} is not sorted by similarity")
 
     def __len__(self) -> int:

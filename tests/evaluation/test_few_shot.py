@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from spil_d2.evaluation import FewShotCOCOEvaluator, mean_interval
+from spil_d2.evaluation import FewShotCOCOEvaluator, group_metrics, mean_interval
 
 from .few_shot_cases import BASE, IDS, NOVEL, SIZE, evaluate, random_case, registered, truth
 
@@ -89,12 +94,17 @@ def test_worked_example(register, caplog) -> None:
     assert results["bAP"] == pytest.approx(100)
     assert results["AP"] == pytest.approx(100 * (class_3 + 0 + 1) / 3)
     assert results["AP-class 3"] == pytest.approx(100 * class_3)
-    assert "world size 1, training batch 8" in caplog.text
+    assert "(world size 1, training batch 8), in percent" in caplog.text
+    for group, prefix in (("all", ""), ("base", "b"), ("novel", "n")):
+        value = f"{results[prefix + 'AP']:.2f}"
+        assert re.search(rf"^{group}:\n\| +{prefix}AP .*\n.*\n\| +{value} ", caplog.text, re.M)
 
 
-def test_no_detection_at_all_is_nan_as_in_detectron2(register) -> None:
+def test_no_detection_at_all_is_nan_as_in_detectron2(register, caplog) -> None:
     name = register([truth(1, 0, 3, [0, 0, 9, 9])], 1)
-    results = evaluate(name, {0: []})
+    with caplog.at_level(logging.INFO):
+        results = evaluate(name, {0: []})
+    assert "(world size 1, training batch unknown), in percent" in caplog.text
     assert math.isnan(results["AP"]) and math.isnan(results["nAP"]) and math.isnan(results["bAP"])
 
 
@@ -129,15 +139,81 @@ def test_base_classes_alone_without_a_coco_file(tmp_path) -> None:
 def test_what_cannot_be_evaluated(register) -> None:
     missing = truth(1, 0, 3, [0, 0, 9, 9])
     del missing["area"]
-    with pytest.raises(ValueError, match=r"annotation 1 has no \['area'\]"):
+    wrong = "annotation 1 has no ['area'], which COCO's metric asks for; add area (w * h) and"
+    with pytest.raises(ValueError, match=re.escape(f"{wrong} iscrowd (0)") + "$"):
         FewShotCOCOEvaluator(register([missing], 1))
-    DatasetCatalog.register("few_shot_evaluation_other", list)
+    name = "few_shot_evaluation_other"
+    DatasetCatalog.register(name, list)
+    message = f"{name} has no base_ids and novel_ids; use a view of a few-shot task such "
+    message += "as groceries25_test (datasets/README.md)"
     try:
-        with pytest.raises(ValueError, match="has no base_ids"):
-            FewShotCOCOEvaluator("few_shot_evaluation_other")
+        for known in ({}, {"base_ids": BASE}):
+            MetadataCatalog.get(name).set(**known)
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                FewShotCOCOEvaluator(name)
     finally:
-        DatasetCatalog.remove("few_shot_evaluation_other")
-        MetadataCatalog.remove("few_shot_evaluation_other")
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_file_without_annotations_can_be_opened(register) -> None:
+    name = register([], 1)
+    path = Path(MetadataCatalog.get(name).json_file)
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    FewShotCOCOEvaluator(name, distributed=False)
+
+
+def test_what_detectron2_is_asked_for(register, monkeypatch) -> None:
+    """Boxes alone, of all processes, by the fast judge, unless another one is asked for."""
+    name, asked = register([], 1), []
+
+    def record(self: COCOEvaluator, *args: object, **kwargs: object) -> None:
+        asked.append((args, kwargs))
+        original(self, *args, **kwargs)
+
+    original = COCOEvaluator.__init__
+    monkeypatch.setattr(COCOEvaluator, "__init__", record)
+    FewShotCOCOEvaluator(name)
+    FewShotCOCOEvaluator(name, output_dir=Path("a/b"), distributed=False, use_fast_impl=False)
+    boxes = {"tasks": ("bbox",)}
+    assert asked == [
+        ((name,), {**boxes, "distributed": True, "output_dir": None, "use_fast_impl": True}),
+        ((name,), {**boxes, "distributed": False, "output_dir": "a/b", "use_fast_impl": False}),
+    ]
+
+
+def judged_classes() -> SimpleNamespace:
+    """As COCOeval is after `accumulate`: 10 IoUs, 3 recalls, the classes, 4 sizes, 3 limits."""
+    thresholds = np.linspace(0.5, 0.95, 10)
+    labels = ["all", "small", "medium", "large"]
+    precision = np.random.default_rng(0).random((10, 3, len(IDS), 4, 3))
+    precision[:, :, 1, 1] = -1
+    return SimpleNamespace(
+        params=SimpleNamespace(catIds=list(IDS), iouThrs=thresholds, areaRngLbl=labels),
+        eval={"precision": precision},
+    )
+
+
+def test_group_metrics_are_means_over_some_classes_with_100_boxes_an_image() -> None:
+    case = judged_classes()
+    precision = case.eval["precision"]
+    found = group_metrics(case, (9, 3), "n")
+    sizes = {"APs": 1, "APm": 2, "APl": 3}
+    for name, iou in (("AP", None), ("AP50", 0), ("AP75", 5), *((key, None) for key in sizes)):
+        values = [
+            precision[i, r, k, sizes.get(name, 0), 2]
+            for i in (range(10) if iou is None else [iou])
+            for r in range(3)
+            for k in (1, 3)
+        ]
+        values = [value for value in values if value >= 0]
+        assert found.pop(f"n{name}") == pytest.approx(100 * sum(values) / len(values))
+    assert found == {}
+    assert math.isnan(group_metrics(case, (3,), "n")["nAPs"])
+    with pytest.raises(ValueError, match=r"^classes \[77\] were not judged, only \[2, 3, 5, 9\]$"):
+        group_metrics(case, (2, 77), "b")
 
 
 def test_mean_interval() -> None:
@@ -151,5 +227,5 @@ def test_mean_interval() -> None:
     mean, half = mean_interval([3.0])
     assert mean == 3 and math.isnan(half)
     assert mean_interval([2.0, 2.0]) == (2.0, 0.0)
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="^no values"):
         mean_interval([])

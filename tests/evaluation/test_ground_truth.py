@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,9 +29,22 @@ def test_queries_without_relevant_images_are_counted_and_logged(
     dataset_dicts: list[dict], queries: list[Query], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        truth = GroundTruth.from_dataset(dataset_dicts, [*queries, make_query(500, None)])
-    assert truth.skipped_query_ids == (400, 500)
-    assert "400, 500" in caplog.text
+        more = (make_query(500, None), make_query(600, 99))
+        truth = GroundTruth.from_dataset(dataset_dicts, [*queries, *more])
+    assert truth.skipped_query_ids == (400, 500, 600)
+    assert caplog.messages == [
+        "3 of 6 queries have no relevant gallery image besides their own and are not evaluated: "
+        "400, 500, 600"
+    ]
+
+
+def test_an_image_may_have_no_annotations_and_boxes_are_single_precision(
+    dataset_dicts: list[dict], queries: list[Query]
+) -> None:
+    bare = {"file_name": "9.jpg", "image_id": 9, "height": 100, "width": 100}
+    truth = GroundTruth.from_dataset([*dataset_dicts, bare], queries)
+    assert truth.image_ids == set(range(1, 10))
+    assert truth.relevant[300][6].dtype == np.float32
 
 
 def test_own_image_takes_no_rank(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
@@ -40,6 +55,16 @@ def test_own_image_takes_no_rank(ground_truth: GroundTruth, rank_lists: RankList
     assert judged.num_relevant == 2
 
 
+def test_probabilities_stay_with_their_images(
+    ground_truth: GroundTruth, rank_lists: RankLists
+) -> None:
+    p = np.array([0.9, 0.1, 0.4, 0.2], np.float32)
+    judged = ground_truth.judge(replace(rank_lists[100], probabilities=p))
+    assert judged.probabilities is not None
+    assert judged.probabilities.tolist() == p[1:].tolist()
+    assert ground_truth.judge(rank_lists[100]).probabilities is None
+
+
 def test_missing_query_is_judged_empty_and_logged(
     ground_truth: GroundTruth, rank_lists: RankLists, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -47,7 +72,8 @@ def test_missing_query_is_judged_empty_and_logged(
         judged = ground_truth.judge_all(RankLists(rank_lists.lists[:2]))
     assert [one.query_id for one in judged] == [100, 200, 300]
     assert len(judged[2].hits) == 0
-    assert "no results and count as zero: 300" in caplog.text
+    assert judged[2].image_ids.dtype == np.int64
+    assert caplog.messages == ["1 of 3 queries have no results and count as zero: 300"]
 
 
 def test_a_skipped_query_may_have_a_list(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
@@ -66,8 +92,17 @@ def test_lists_of_another_dataset_are_refused(ground_truth: GroundTruth) -> None
         ground_truth.judge(make_list(400, []))
 
 
+@pytest.mark.parametrize("count", [10, 11])
+def test_of_many_ids_the_first_ten_are_named(ground_truth: GroundTruth, count: int) -> None:
+    lists = RankLists(tuple(make_list(900 + i, []) for i in range(count)))
+    named = ", ".join(str(900 + i) for i in range(10)) + (", ... (11 in all)" if count > 10 else "")
+    message = f"rank lists of unknown queries: {named}; the dataset has 4 queries"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ground_truth.judge_all(lists)
+
+
 def test_ids_used_twice_are_refused(dataset_dicts: list[dict], queries: list[Query]) -> None:
-    with pytest.raises(ValueError, match="image_id 1 is used twice"):
+    with pytest.raises(ValueError, match=r"^1\.jpg: image_id 1 is used twice$"):
         GroundTruth.from_dataset([*dataset_dicts, dataset_dicts[0]], queries)
     with pytest.raises(ValueError, match="different ids"):
         GroundTruth.from_dataset(dataset_dicts, [queries[0], queries[0]])

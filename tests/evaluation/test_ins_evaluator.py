@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,7 +67,10 @@ def test_a_missing_list_counts_as_zero_and_is_told(protocol, caplog) -> None:
     with caplog.at_level("WARNING", logger="spil_d2"):
         metrics = evaluate_regions(protocol, RegionLists(()))
     assert set(metrics.values()) == {0.0}
-    assert "2 of 2 queries have no box" in caplog.text
+    assert caplog.messages == [
+        "ins_prw/global: 2 of 2 queries have no box in the images that count, and AP 0; the first "
+        "is 0_0"
+    ]
 
 
 def test_a_list_of_a_skipped_query_is_no_matter(protocol) -> None:
@@ -77,24 +81,74 @@ def test_a_list_of_a_skipped_query_is_no_matter(protocol) -> None:
 def test_unknown_ids_are_errors(protocol) -> None:
     with pytest.raises(ValueError, match="first of query 99"):
         evaluate_regions(protocol, RegionLists((make_list(99, []),)))
-    with pytest.raises(ValueError, match="image 77"):
+    unknown = "image 77, which is none of the 5 images of the gallery; was it made with another"
+    with pytest.raises(ValueError, match=rf"{unknown} dataset\?$"):
         evaluate_regions(protocol, RegionLists((make_list(5, [(77, B, 0.5)]),)))
 
 
 def test_a_report_becomes_json(protocol) -> None:
     report = judge_regions(protocol, RegionLists((LIST,)))
     found = json.loads(json.dumps(report.to_dict()))
-    assert found["protocol"] == "ins_prw/global"
-    assert found["per_query"]["0_0"]["AP_retrieval"] == pytest.approx(75)
-    assert found["per_query"]["0_0"]["last_right_rank"] == 4
-    assert found["per_query"]["1_0"]["first_right_rank"] is None
+    assert (found["protocol"], found["unit"]) == ("ins_prw/global", "percent")
+    assert found["metrics"] == report.metrics()
+    # By hand: right at the ranks 1 and 4 of 4; the envelope of 1 and 1/2 is itself.
+    assert found["per_query"]["0_0"] == {
+        "AP_retrieval": pytest.approx(75),
+        "AP_delg": pytest.approx(100 * (1 + (1 / 3 + 1 / 2) / 2) / 2),
+        "AP_voc": pytest.approx(75),
+        "recall": 100,
+        "ground_truth_boxes": 2,
+        "ranked_boxes": 4,
+        "first_right_rank": 1,
+        "last_right_rank": 4,
+    }
+    assert found["per_query"]["1_0"] == {
+        **dict.fromkeys(("AP_retrieval", "AP_delg", "AP_voc", "recall"), 0.0),
+        "ground_truth_boxes": 1,
+        "ranked_boxes": 0,
+        "first_right_rank": None,
+        "last_right_rank": None,
+    }
     assert found["skipped_queries"] == ["1_1"]
-    assert found["counts"]["ground_truth_boxes"] == 3
-    assert found["counts"]["largest_recall"] == 1
+    assert found["counts"] == {
+        "queries": 2,
+        "queries_skipped": 1,
+        "queries_without_boxes": 1,
+        "images": 5,
+        "ground_truth_boxes": 3,
+        "ranked_boxes": 4,
+        "largest_recall": 1,
+        "mean_rank_of_last_right_box": 4,
+    }
     precision = found["precision_recall"]["precision"]["ins_prw/global"]
     assert len(precision) == len(found["precision_recall"]["recall"]) == 101
     assert precision[0] == 0.5
     assert precision[100] == pytest.approx(0.25)
+
+
+def test_counts_of_three_right_boxes_and_of_none(protocol) -> None:
+    rows = [(40, B, 0.1), (40, FAR, 0.1), (30, B, 0.1), (20, B, 0.1)]
+    rules = replace(PRESETS["ins_prw"], separate_cameras=False)
+    truth = QueryTruth("0_0", 5, ("c1q",), 100.0, (("c2a", B), ("c3b", B), ("c1c", B)))
+    three = build_protocol(rules, IMAGE_IDS, [truth])
+    found = judge_regions(three, RegionLists((make_list(5, rows),))).to_dict()
+    assert found["per_query"]["0_0"]["first_right_rank"] == 1
+    assert found["per_query"]["0_0"]["last_right_rank"] == 4
+    assert found["counts"]["mean_rank_of_last_right_box"] == 4
+    counts = judge_regions(protocol, RegionLists(())).to_dict()["counts"]
+    assert counts["queries_without_boxes"] == 2
+    assert counts["mean_rank_of_last_right_box"] == 0
+
+
+def test_the_threshold_of_the_rules_is_that_of_boxes_and_names() -> None:
+    """A box with an IoU of .6."""
+    lists = RegionLists((make_list(5, [(40, (0.0, 0.0, 60.0, 100.0), 0.5)]),))
+    truth = QueryTruth("0_0", 5, ("c1q",), 100.0, (("c2a", B),))
+    for threshold, share in ((0.55, 100), (0.65, 0)):
+        rules = replace(PRESETS["ins_prw"], iou_threshold=threshold)
+        found = evaluate_regions(build_protocol(rules, IMAGE_IDS, [truth]), lists)
+        assert found[f"ins_prw/global/mAP_retrieval@IoU{threshold}"] == share
+        assert all(key.endswith(f"@IoU{threshold}") for key in found)
 
 
 @pytest.mark.parametrize("text", ["0 # persons\n", "# persons\n0_0\n"])
@@ -111,11 +165,30 @@ def test_subsets_are_reported_apart(protocol, tmp_path, text: str) -> None:
         judge_regions(protocol, lists, {"nobody": frozenset({"1_1"})})
 
 
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("x_1\n", {"x_1_0", "x_1_1"}),
+        ("x_2 y_0\n", {"x_2_0", "y_0"}),
+        ("y\nx_1_1", {"y_0", "x_1_1"}),
+    ],
+)
+def test_an_id_is_all_before_the_last_underscore(tmp_path, text: str, chosen: set[str]) -> None:
+    names = ("x_1_0", "x_1_1", "x_2_0", "y_0")
+    truths = [QueryTruth(name, i, ("c1q",), 99.0, (("c2d", B),)) for i, name in enumerate(names)]
+    protocol = build_protocol(PRESETS["ins_prw"], IMAGE_IDS, truths)
+    (tmp_path / "ids.txt").write_text(text)
+    subsets = read_subset(tmp_path / "ids.txt", protocol)
+    assert subsets == {"subset_ids": chosen, "rest_ids": set(names) - chosen}
+
+
 def test_an_unknown_id_of_a_subset_is_named(protocol, tmp_path) -> None:
     path = tmp_path / "person.txt"
     path.write_text("0\n17\n")
     with pytest.raises(ValueError, match=r"person\.txt:2: '17'"):
         read_subset(path, protocol)
+    with pytest.raises(ValueError, match=r"none\.txt: the list of ids cannot be read"):
+        read_subset(tmp_path / "none.txt", protocol)
     path.write_text("# none\n")
     with pytest.raises(ValueError, match="holds no ID"):
         read_subset(path, protocol)
@@ -123,7 +196,7 @@ def test_an_unknown_id_of_a_subset_is_named(protocol, tmp_path) -> None:
 
 def test_the_localizer_is_judged_in_the_positive_images_by_its_own_score(protocol) -> None:
     # By localizer score on the positive images: FAR on 30 (.8), B on 30 (.7), B on 40 (.1).
-    found = evaluate_localizer(protocol, RegionLists((LIST,)), boxes_per_image=20)
+    found = evaluate_localizer(protocol, RegionLists((LIST,)))
     assert found == {
         "ins_prw/pos/localizer/Recall@20@IoU0.5": 50.0,
         "ins_prw/pos/localizer/mAP@IoU0.5": pytest.approx(100 * (1 / 2 + 2 / 3) / 2 / 2),
@@ -154,3 +227,19 @@ def test_boxes_are_selected_by_the_localizer() -> None:
     assert kept(threshold=0.7) == [0.9, 0.8, 1.0]
     assert kept(per_image=1, total=3, threshold=0.2) == [0.9, 0.8, 1.0]
     assert kept() == [0.1, 0.9, 0.8, 0.7, 1.0]
+
+
+def test_ties_of_the_localizer_are_in_the_order_of_the_list(protocol) -> None:
+    """Too many boxes for a sort that keeps ties by chance."""
+    rng = np.random.default_rng(0)
+    rows = [(40, FAR, float(rng.integers(0, 3))) for _ in range(200)]
+    last = max(i for i, row in enumerate(rows) if row[2] == 1)
+    rows[last] = (40, B, 1.0)
+    ranks = sorted(range(200), key=lambda i: -rows[i][2])
+    one = make_list(5, rows)
+    found = evaluate_localizer(protocol, RegionLists((one,)), boxes_per_image=200)
+    expected = 1 / (ranks.index(last) + 1) / 2 / 2
+    assert found["ins_prw/pos/localizer/mAP@IoU0.5"] == pytest.approx(100 * expected)
+    for total in (20, 90, 150):
+        kept = select_regions(one, total=total)
+        assert kept.similarities.tolist() == [-float(i) for i in sorted(ranks[:total])]

@@ -65,51 +65,51 @@ G_ROWS = [
 ]
 LOCAL = ("c2/i1", "c3/i1", "c2/i5")
 J_ROWS = [("c1/i0", B, 0.95), ("c2/i1", B, 0.9), ("c3/i1", B, 0.8)]
-EXAMPLES = {
+EXAMPLES: dict[str, tuple[dict, list[Row], tuple]] = {
     "A": (
-        make_protocol(),
+        {},
         [("c2/i1", B, 0.9), ("c2/i2", B, 0.8), ("c3/i1", B, 0.7)],
         (5 / 6, 19 / 24, 5 / 6, 1),
     ),
-    "B": (make_protocol(), [("c2/i1", B, 0.9), ("c2/i2", B, 0.8)], (0.5, 0.5, 0.5, 1)),
-    "C": (make_protocol(TWO[:1]), [("c2/i1", (0, 0, 200, 100), 0.9)], (0, 0, 0, 0)),
-    "D": (make_protocol(TWO[:1]), [("c2/i1", (0, 0, 199, 100), 0.9)], (1, 1, 1, 1)),
+    "B": ({}, [("c2/i1", B, 0.9), ("c2/i2", B, 0.8)], (0.5, 0.5, 0.5, 1)),
+    "C": ({"positives": TWO[:1]}, [("c2/i1", (0, 0, 200, 100), 0.9)], (0, 0, 0, 0)),
+    "D": ({"positives": TWO[:1]}, [("c2/i1", (0, 0, 199, 100), 0.9)], (1, 1, 1, 1)),
     "E": (
-        make_protocol(TWO[:1]),
+        {"positives": TWO[:1]},
         [("c2/i1", (50, 50, 150, 150), 0.9), ("c2/i1", B, 0.8)],
         (0.5, 0.25, 0.5, 0),
     ),
     "F": (
-        make_protocol(),
+        {},
         [("c2/i1", B, 0.9), ("c2/i1", (0, 0, 99, 100), 0.8), ("c3/i1", B, 0.7)],
         (5 / 6, 19 / 24, 5 / 6, 1),
     ),
-    "G": (make_protocol(THREE), G_ROWS, (7 / 12, 5 / 12, 2 / 3, 0)),
+    "G": ({"positives": THREE}, G_ROWS, (7 / 12, 5 / 12, 2 / 3, 0)),
     "H": (
-        make_protocol(THREE, separate_cameras=False),
+        {"positives": THREE, "separate_cameras": False},
         G_ROWS,
         ((1 + 2 / 3 + 3 / 4) / 3, 0.7639, 5 / 6, 1),
     ),
     "I": (
-        make_protocol(gallery=LOCAL),
+        {"gallery": LOCAL},
         [("c2/i7", B, 0.95), ("c2/i5", B, 0.9), ("c2/i1", B, 0.8), ("c3/i1", B, 0.7)],
         (7 / 12, 5 / 12, 2 / 3, 0),
     ),
     "J as the official code": (
-        make_protocol(gallery=(*LOCAL, "c1/i0"), keep_listed_query_image=True),
+        {"gallery": (*LOCAL, "c1/i0"), "keep_listed_query_image": True},
         J_ROWS,
         (7 / 12, 5 / 12, 2 / 3, 0),
     ),
-    "J as we count it": (make_protocol(gallery=(*LOCAL, "c1/i0")), J_ROWS, (1, 1, 1, 1)),
-    "L": (make_protocol(), [("c1/i0", B, 0.9)], (0, 0, 0, 0)),
+    "J as we count it": ({"gallery": (*LOCAL, "c1/i0")}, J_ROWS, (1, 1, 1, 1)),
+    "L": ({}, [("c1/i0", B, 0.9)], (0, 0, 0, 0)),
     # The official code keeps one of the two boxes and gives .25; each can be found here.
     "M": (
-        make_protocol((("c2/i1", B), ("c2/i1", ELSEWHERE))),
+        {"positives": (("c2/i1", B), ("c2/i1", ELSEWHERE))},
         [("c2/i1", B, 0.9), ("c2/i1", ELSEWHERE, 0.8)],
         (1, 1, 1, 1),
     ),
     "N": (
-        make_protocol(TWO[:1]),
+        {"positives": TWO[:1]},
         [*((f"c3/i{i}", B, 0.9 - i / 100) for i in range(24)), ("c2/i1", B, 0.1)],
         (0.04, 0.02, 0.04, 0),
     ),
@@ -118,8 +118,8 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("row", EXAMPLES)
 def test_a_worked_example(row: str) -> None:
-    protocol, rows, (retrieval, delg, voc, rank_1) = EXAMPLES[row]
-    outcome = judge_rows(protocol, rows)
+    arguments, rows, (retrieval, delg, voc, rank_1) = EXAMPLES[row]
+    outcome = judge_rows(make_protocol(**arguments), rows)
     assert average_precision(outcome) == pytest.approx(retrieval, abs=1e-12)
     assert average_precision_delg(outcome) == pytest.approx(delg, abs=5e-5)
     assert average_precision_voc(outcome) == pytest.approx(voc, abs=1e-12)
@@ -133,8 +133,8 @@ def test_example_k_only_a_positive_of_the_querys_camera_skips_the_query() -> Non
 
 
 def test_example_n_is_not_among_the_first_20() -> None:
-    protocol, rows, _ = EXAMPLES["N"]
-    outcome = judge_rows(protocol, rows)
+    arguments, rows, _ = EXAMPLES["N"]
+    outcome = judge_rows(make_protocol(**arguments), rows)
     assert outcome.tp_ranks.tolist() == [25]
     assert outcome.hits(20) == 0
     assert outcome.recall == 1
@@ -154,6 +154,31 @@ def test_ties_are_in_the_order_of_image_names_then_of_the_file() -> None:
     assert judge_rows(protocol, rows).tp_ranks.tolist() == [3]
     rows[1], rows[2] = rows[2], rows[1]
     assert judge_rows(protocol, rows).tp_ranks.tolist() == [2]
+
+
+def test_a_box_as_near_to_two_boxes_of_the_truth_takes_the_first() -> None:
+    protocol = make_protocol((("c2/i1", B), ("c2/i1", (20, 0, 120, 100))))
+    rows = [("c2/i1", (10, 0, 110, 100), 0.9), ("c2/i1", (20, 0, 120, 100), 0.8)]
+    outcome = judge_rows(protocol, rows)
+    assert outcome.tp_ranks.tolist() == [1, 2]
+    assert outcome.tp_ranks.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("truth", "box", "is_right"),
+    [
+        # 90 pixels away both ways: 90 x 90 is no overlap.
+        (B, (190, 190, 290, 290), False),
+        ((0, 0, 1, 1), (5, 5, 6, 6), False),
+        ((0, 0, 1, 1), (0.5, 0, 1.5, 1), False),
+        ((0, 0, 1, 1), (0.25, 0, 1.25, 1), True),
+        ((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5), True),
+        ((5, 5, 5, 5), (5, 5, 5, 5), False),
+    ],
+)
+def test_what_overlaps(truth: Sequence[float], box: Sequence[float], is_right: bool) -> None:
+    outcome = judge_rows(make_protocol((("c2/i1", truth),)), [("c2/i1", box, 0.9)])
+    assert outcome.tp_ranks.tolist() == [1] * is_right
 
 
 def test_precision_stops_counting_where_everything_is_found() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +77,47 @@ def test_npz_in_the_order_of_the_queries_is_not_copied(tmp_path, protocol) -> No
     assert np.shares_memory(found.of("1_0").boxes, found.boxes)
 
 
+def test_rows_that_are_not_grouped_are_in_the_order_of_the_file(tmp_path, protocol) -> None:
+    """Enough boxes that a sort does not keep ties by chance; the first query is the lowest."""
+    rng = np.random.default_rng(0)
+    query = np.array([0, *rng.integers(0, 2, 299)])
+    arrays = {
+        "query": query,
+        "image": rng.integers(0, 3, 300),
+        "bbox": np.tile(np.float32([0, 0, 1, 1]), (300, 1)),
+        "score": np.arange(300, dtype=np.float32),
+    }
+    texts = {
+        "query_names": np.array(["0_0", "1_0"]),
+        "image_names": np.array(["c1a", "c2b", "c3c"]),
+    }
+    found = read_predictions(write_npz(tmp_path / "p.npz", **arrays, **texts), protocol)
+    for q, name in enumerate(("0_0", "1_0")):
+        rows = [i for i in range(300) if query[i] == q]
+        assert found.of(name).scores.tolist() == rows
+        assert found.of(name).images.tolist() == arrays["image"][rows].tolist()
+    assert (found.images.dtype, found.scores.dtype) == (np.int32, np.float32)
+
+
+def test_more_queries_than_16_bits_can_number(tmp_path, protocol) -> None:
+    names = [f"{i}_0" for i in range(2**16 + 1)]
+    many = replace(protocol, queries=(), skipped={name: i for i, name in enumerate(names)})
+    records = [
+        {"query": name, "image": "c1a", "bbox": [0, 0, 1, 1], "score": i}
+        for i, name in enumerate((names[-1], names[0], names[-1]))
+    ]
+    found = read_predictions(write_json(tmp_path / "p.json", records), many)
+    assert found.of(names[0]).scores.tolist() == [1]
+    assert found.of(names[-1]).scores.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_all_boxes_may_be_of_one_query_and_image(tmp_path, protocol, suffix: str) -> None:
+    write = write_json if suffix == "json" else lambda p, r: write_npz(p, **npz_arrays(r))
+    found = read_predictions(write(tmp_path / f"p.{suffix}", [RECORDS[1]] * 3), protocol)
+    assert found.of("0_0").images.tolist() == [0, 0, 0]
+
+
 def test_byte_names_and_integer_numbers_are_read(tmp_path, protocol) -> None:
     arrays = npz_arrays(RECORDS)
     for name in ("query_names", "image_names"):
@@ -117,9 +160,13 @@ WRONG_IN_BOTH = [
     ({"image": "c9z"}, r"record 2: image 'c9z' is none of the 3"),
     ({"score": float("nan")}, r"record 2 \(query 1_0, image c1a\): the score is not.*nan"),
     ({"score": float("inf")}, "record 2.*the score is not a finite"),
-    ({"bbox": [5, 6, 4, 8]}, r"record 2.*inverted.*\[5.0, 6.0, 4.0, 8.0\]"),
+    (
+        {"bbox": [5, 6, 4, 8]},
+        r"record 2 \(query 1_0, image c1a\): the box is inverted, it must be "
+        r"\[x0, y0, x1, y1\] with x0 <= x1 and y0 <= y1: bbox \[5.0, 6.0, 4.0, 8.0\]",
+    ),
     ({"bbox": [5, 6, 7, 5]}, "record 2.*inverted"),
-    ({"bbox": [5, 6, 7, float("nan")]}, "record 2.*the box is not finite"),
+    ({"bbox": [5, 6, 7, float("nan")]}, r"record 2 \(.*\): the box is not finite: bbox"),
 ]
 
 
@@ -140,19 +187,29 @@ def test_a_wrong_record_is_named_in_npz(tmp_path, protocol, change: dict, messag
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"query": "0_0", "image": "c1a", "bbox": [0, 0, 1, 1]}], r"record 0: lacks \['score'\]"),
-        ([{**RECORDS[0], "bbox": [0, 0, 1]}], "record 0: bbox must be four numbers"),
-        ([{**RECORDS[0], "bbox": [0, 0, 1, "1"]}], "record 0: bbox must be four numbers"),
-        ([RECORDS[0], {**RECORDS[0], "score": "high"}], "record 1: score must be a number"),
-        ([{**RECORDS[0], "image": 3}], "record 0: image must be a name"),
+        (
+            [{"query": "0_0", "image": "c1a", "bbox": [0, 0, 1, 1]}],
+            "record 0: lacks ['score']; a record is "
+            '{"query": "ID_k", "image": name, "bbox": [x0, y0, x1, y1], "score": number}',
+        ),
+        ([{**RECORDS[0], "bbox": [0, 1]}], "record 0: bbox must be four numbers, found [0, 1]"),
+        (
+            [{**RECORDS[0], "bbox": [0, 0, 1, "1"]}],
+            "record 0: bbox must be four numbers, found [0, 0, 1, '1']",
+        ),
+        (
+            [RECORDS[0], {**RECORDS[0], "score": "high"}],
+            "record 1: score must be a number, found 'high'",
+        ),
+        ([{**RECORDS[0], "image": 3}], "record 0: image must be a name, found 3"),
         ([RECORDS[0], 3], "record 1 must be an object, found 3"),
-        ({"predictions": []}, "lacks|must hold a list"),
-        (3, "must hold a list"),
+        ({"predictions": []}, "record 0: lacks ['query', 'image', 'bbox', 'score']; a record is"),
+        (3, "must hold a list of records"),
     ],
 )
 def test_a_wrong_json_is_named(tmp_path, protocol, content: object, message: str) -> None:
     path = write_json(tmp_path / "p.json", content)
-    with pytest.raises(PredictionError, match=message):
+    with pytest.raises(PredictionError, match=f"^{re.escape(f'{path}: {message}')}"):
         read_predictions(path, protocol)
 
 
@@ -162,10 +219,16 @@ def test_a_wrong_json_is_named(tmp_path, protocol, content: object, message: str
         ({"score": None}, r"lacks the arrays \['score'\]"),
         ({"bbox": np.zeros((3, 3))}, r"bbox is float64 \(3, 3\), must be numbers \(3, 4\)"),
         ({"image": np.array([0, 1])}, r"image is int\d\d \(2,\), must be integers \(3,\)"),
-        ({"image": np.array([0, 1, 5])}, "record 2: image is 5, but image_names has 2"),
+        ({"image": np.array([0, 1, 5])}, "record 2: image is 5, but image_names has 2 texts"),
+        ({"image": np.array([0, 1, 2])}, "record 2: image is 2, but image_names has 2 texts"),
         ({"query": np.array([0, -1, 0])}, "record 1: query is -1"),
         ({"query": np.array([0.0, 1.0, 0.0])}, "query is float64"),
-        ({"query": np.array([0, 2**40, 0])}, "query holds a position above"),
+        ({"query": np.array([0, 2**40, 0])}, "query holds a position above 2147483647"),
+        ({"query": np.array([0, 2**31 - 1, 0])}, "record 1: query is 2147483647, but"),
+        ({"query": np.array([0, 1 - 2**31, 0])}, "record 1: query is -2147483647, but"),
+        ({"query": np.array([0, -(2**31), 0])}, "query holds a position above 2147483647"),
+        ({"score": np.zeros(2)}, r"score is float64 \(2,\), must be numbers \(3,\)"),
+        ({"score": np.array(["a"] * 3)}, r"score is <U1 \(3,\), must be numbers \(3,\)"),
         ({"image_names": np.array([1, 2])}, "image_names is int64"),
         ({"image_names": np.array(["a", None], object)}, "cannot be read as .npz"),
     ],
@@ -179,15 +242,29 @@ def test_a_wrong_npz_is_named(tmp_path, protocol, change: dict, message: str) ->
 @pytest.mark.parametrize("name", ["p.json", "p.npz"])
 def test_a_damaged_file_is_named(tmp_path, protocol, name: str) -> None:
     (tmp_path / name).write_bytes(b'[{"query":')
-    with pytest.raises(PredictionError, match=f"{name}: cannot be read"):
+    how = "as .npz: is not a readable file of predictions: " if name == "p.npz" else "as JSON: "
+    with pytest.raises(PredictionError, match=f"{name}: cannot be read {how}") as raised:
         read_predictions(tmp_path / name, protocol)
+    # A process that reads for another one sends its errors like this.
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.reason) == (str(raised.value), str(raised.value))
 
 
 def test_other_files_are_refused(tmp_path, protocol) -> None:
-    with pytest.raises(PredictionError, match="not '.pkl'"):
+    with pytest.raises(
+        PredictionError, match=r"p\.pkl: predictions are .json or .npz, not '.pkl'$"
+    ):
         read_predictions(tmp_path / "p.pkl", protocol)
     with pytest.raises(FileNotFoundError):
         read_predictions(tmp_path / "none.npz", protocol)
+
+
+def test_a_dataset_without_queries_knows_none(tmp_path, protocol) -> None:
+    path = write_json(tmp_path / "p.json", RECORDS)
+    nothing = replace(protocol, queries=(), skipped={})
+    message = "query '1_0' is none of the 0 that the annotations know, for example None"
+    with pytest.raises(PredictionError, match=f"record 0: {message}$"):
+        read_predictions(path, nothing)
 
 
 def test_many_boxes_are_read_and_judged_at_the_speed_of_the_benchmark(tmp_path) -> None:

@@ -51,6 +51,7 @@ def test_global_with_separate_cameras(annotations) -> None:
     assert names(protocol, first.gt_images) == ["c2s1_02"]
     assert names(protocol, first.ignored) == ["c1s1_01", "c1s1_03"]
     assert names(protocol, np.flatnonzero(protocol.counts(first))) == ["c1s1_04", "c2s1_02"]
+    assert protocol.counts(first).dtype == bool
     assert names(protocol, second.gt_images) == ["c1s1_01", "c1s1_03"]
     assert protocol.skipped == {"1_0": 2}
     assert protocol.num_ground_truths == 3
@@ -65,9 +66,64 @@ def test_without_separate_cameras_the_key_says_so(annotations) -> None:
     assert len(protocol.queries) == 3
 
 
-def test_low_queries_are_left_out(annotations) -> None:
+def test_low_queries_are_left_out(annotations, caplog) -> None:
+    """The box of query 1_0 is 2 pixels high."""
     rules = replace(PRESETS["ins_prw"], separate_cameras=False)
-    assert list(annotation_protocol(rules, annotations).skipped) == ["1_0"]
+    with caplog.at_level("WARNING", logger="spil_d2"):
+        for height, skipped in ((10, ["1_0"]), (3, ["1_0"]), (2, [])):
+            protocol = annotation_protocol(replace(rules, min_height=height), annotations)
+            assert list(protocol.skipped) == skipped
+    what = "1 of 3 queries have no positive image, or a box below {} pixels, and are not judged"
+    assert caplog.messages == [f"ins_prw: {what.format(10)}", f"ins_prw: {what.format(3)}"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "label", "expected"),
+    [
+        ("ins_prw", {}, None, "ins_prw/global"),
+        ("ins_prw", {}, "global_5_images", "ins_prw/global_5_images"),
+        ("ins_prw", {"gallery_range": "pos"}, "global_5_images", "ins_prw/pos"),
+        ("ins_prw", {"separate_cameras": False}, None, "ins_prw/global+all_cameras"),
+        ("prw", {"separate_cameras": True}, None, "prw/global+separate_cameras"),
+        ("cuhk_sysu", {"keep_listed_query_image": True}, None, "cuhk_sysu/local+query_image"),
+        (
+            "ins_prw",
+            {"separate_cameras": False, "keep_listed_query_image": True},
+            "x",
+            "ins_prw/x+all_cameras+query_image",
+        ),
+    ],
+)
+def test_the_key_tells_the_variant(preset, change: dict, label: str | None, expected: str) -> None:
+    assert replace(PRESETS[preset], **change).key(label) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "counted"),
+    [
+        ({}, "ab"),
+        ({"keep_listed_query_image": True}, "abq"),
+        ({"gallery_range": "global"}, "abx"),
+        ({"gallery_range": "global", "keep_listed_query_image": True}, "abx"),
+    ],
+)
+def test_the_querys_own_image_counts_only_where_a_local_list_may_hold_it(
+    change: dict, counted: str
+) -> None:
+    truth = QueryTruth("0_0", 0, ("q",), 50.0, (("a", (0, 0, 1, 1)),), ("a", "b", "q"))
+    ids = {name: i for i, name in enumerate("abqx")}
+    protocol = build_protocol(replace(PRESETS["cuhk_sysu"], **change), ids, [truth])
+    (query,) = protocol.queries
+    assert "".join(names(protocol, np.flatnonzero(protocol.counts(query)))) == counted
+    assert query.gt_boxes.dtype == np.float64
+
+
+def test_a_query_may_come_from_outside_of_a_gallery_that_may_be_empty() -> None:
+    truth = QueryTruth("0_0", 0, ("elsewhere",), 50.0, (("a", (0, 0, 1, 1)),))
+    protocol = build_protocol(PRESETS["ins"], {"a": 0, "b": 1}, [truth])
+    assert protocol.counts(protocol.queries[0]).tolist() == [True, True]
+    nothing = build_protocol(PRESETS["ins"], {}, [])
+    assert (nothing.image_ids.dtype, nothing.image_ids.shape) == (np.int64, (0,))
 
 
 def test_a_local_range_counts_only_what_is_listed(annotations) -> None:
@@ -78,12 +134,14 @@ def test_a_local_range_counts_only_what_is_listed(annotations) -> None:
     query = protocol.queries[0]
     assert names(protocol, query.gt_images) == ["c2s1_02"]
     assert names(protocol, np.flatnonzero(protocol.counts(query))) == ["c1s1_04", "c2s1_02"]
+    assert protocol.counts(query).dtype == bool
     assert "0_1" in protocol.skipped, "none of its positives is listed"
 
 
 def test_positives_only_keeps_the_cameras_apart(annotations) -> None:
     protocol = annotation_protocol(PRESETS["ins_prw"], annotations).positives_only()
     assert protocol.key == "ins_prw/pos"
+    assert protocol.rules == replace(PRESETS["ins_prw"], gallery_range="pos")
     assert names(protocol, np.flatnonzero(protocol.counts(protocol.queries[0]))) == ["c2s1_02"]
     rules = replace(PRESETS["ins_prw"], gallery_range="pos")
     direct = annotation_protocol(rules, annotations)
@@ -99,8 +157,12 @@ def test_a_local_range_needs_galleries(annotations) -> None:
 
 def test_wrong_names_are_errors() -> None:
     truth = QueryTruth("0_0", 0, ("c1a",), 50.0, (("c2b", (0, 0, 1, 1)),))
-    with pytest.raises(ValueError, match="query 0_0 names image 'c2b'"):
+    message = "query 0_0 names image 'c2b', which is none of the 1 images of the gallery"
+    with pytest.raises(ValueError, match=f"^{message}$"):
         build_protocol(PRESETS["ins_prw"], {"c1a": 0}, [truth])
+    listed = replace(truth, positives=(), gallery=("c1a", "c2b"))
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build_protocol(PRESETS["cuhk_sysu"], {"c1a": 0}, [listed])
     with pytest.raises(ValueError, match="same name"):
         build_protocol(PRESETS["ins_prw"], {"c1a": 0, "c2b": 1}, [truth, truth])
 
@@ -108,8 +170,12 @@ def test_wrong_names_are_errors() -> None:
 def test_read_protocol_marks_a_synthetic_gallery(annotations, tmp_path, caplog) -> None:
     with caplog.at_level("WARNING", logger="spil_d2"):
         made_up = read_protocol("ins_cuhk_sysu", tmp_path)
-    assert made_up.key == "ins_cuhk_sysu/local_synthetic100_seed0"
-    assert "not comparable" in caplog.text
+    label = "local_synthetic100_seed0"
+    assert made_up.key == f"ins_cuhk_sysu/{label}"
+    assert caplog.messages[0] == (
+        f"ins_cuhk_sysu: the local galleries are made up ({label}); the numbers are not comparable "
+        "with published ones"
+    )
     (tmp_path / "local.txt").write_text("0 c2s1_02 c1s1_04\n1 c1s1_01\n")
     given = read_protocol("ins_cuhk_sysu", tmp_path, tmp_path / "local.txt")
     assert given.key == "ins_cuhk_sysu/local"
@@ -182,6 +248,16 @@ def test_a_dataset_can_be_local_and_have_names() -> None:
     assert protocol.key == "cuhk_sysu/local_TestG50"
     assert protocol.queries[0].name == "5_0"
     assert protocol.queries[0].gt_images.tolist() == [1]
+
+
+@pytest.mark.parametrize(("bottom", "is_judged"), [(49.5, False), (50.0, True)])
+def test_a_query_is_as_high_as_its_box(bottom: float, is_judged: bool) -> None:
+    dicts = [make_record(i, (5, (0, 0, 20, 20))) for i in (1, 2)]
+    reference = Reference("1.jpg", 100, 100, (0, 40, 20, bottom), 1)
+    protocol = dataset_protocol(
+        PRESETS["cuhk_sysu"], dicts, [Query(4, (reference,), 5)], galleries={4: ("2",)}
+    )
+    assert len(protocol.queries) == is_judged
 
 
 def test_two_images_of_one_name_are_refused() -> None:

@@ -50,6 +50,20 @@ def test_boxes_without_area_have_no_iou() -> None:
     assert not box_iou(boxes, np.array([[0, 0, 10, 10], [5, 5, 5, 5]])).any()
 
 
+def test_iou_of_every_pair_of_boxes_smaller_than_a_pixel() -> None:
+    boxes = np.array([[0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [3, 3, 4, 4]])
+    others = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.5, 1.0]])
+    expected = [[1, 1 / 2], [1 / 3, 1 / 5], [0, 0]]
+    np.testing.assert_allclose(box_iou(boxes, others), expected)
+
+
+@pytest.mark.parametrize("types", [("f2", "f8"), ("f8", "f2"), ("f2", "f2")])
+def test_iou_of_large_boxes_in_half_precision(types: tuple[str, str]) -> None:
+    """The area of these boxes is above the largest number of 16 bits."""
+    one, other = (np.array([[0, 0, 1024, 1024]], kind) for kind in types)
+    assert box_iou(one, other).tolist() == [[1.0]]
+
+
 def test_three_queries_by_hand(ground_truth: GroundTruth, rank_lists: RankLists) -> None:
     metrics = localization_metrics(ground_truth.judge_all(rank_lists))
     # IoUs of the hits: query 100 {1, 1/2}, 200 {1/2}, 300 {1/7, 1}.
@@ -84,6 +98,22 @@ def test_recall_iou_curve(ground_truth: GroundTruth, rank_lists: RankLists) -> N
     assert np.all(np.diff(curve.recall) <= 0)
 
 
+def test_the_curve_counts_the_first_128_ranks_and_becomes_plain_numbers() -> None:
+    ious = np.ones(130)
+    ious[128:] = 0.0
+    judged = JudgedList(1, np.arange(130), np.ones(130, bool), ious, 200)
+    found = recall_iou_curve([judged]).to_dict()
+    assert found == {
+        "iou_thresholds": [i / 20 for i in range(21)],
+        "recall": [1.0] * 21,
+        "recall_of_hits": [1.0] * 21,
+    }
+    single = JudgedList(1, np.array([5]), np.array([True]), np.array([0.5]), 2)
+    curve = recall_iou_curve([single])
+    assert curve.recall_of_hits.tolist() == [1.0] * 11 + [0.0] * 10
+    assert curve.recall.tolist() == [0.5] * 11 + [0.0] * 10
+
+
 def test_query_without_hits_counts_as_zero() -> None:
     nothing = JudgedList(1, np.array([5]), np.array([False]), np.array([0.0]), 3)
     metrics = localization_metrics([nothing])
@@ -112,10 +142,17 @@ def test_no_auc_without_probabilities_or_without_wrong_images() -> None:
 
 
 def test_no_query_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no query to evaluate"):
+    every = "every query lacks a relevant gallery image besides its own"
+    with pytest.raises(ValueError, match=f"^no query to evaluate: {every}$"):
         localization_metrics([])
     with pytest.raises(ValueError, match="no relevant image"):
         JudgedList(1, np.zeros(0), np.zeros(0, bool), np.zeros(0), 0)
+    message = "query 4: 3 images, 2 hits and 1 IoUs do not belong together"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        JudgedList(4, np.zeros(3), np.zeros(2, bool), np.zeros(1), 1)
+    fitting = JudgedList(4, np.zeros(1), np.zeros(1, bool), np.zeros(1), 1)
+    with pytest.raises(ValueError, match="^rank lists are cut at k >= 1, got k=0$"):
+        localization_metrics([fitting], 0)
 
 
 def _all_numbers(lists: RankLists, truth: GroundTruth) -> list[float]:

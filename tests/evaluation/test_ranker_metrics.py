@@ -79,9 +79,47 @@ def test_a_query_never_finds_itself() -> None:
     assert found["ranker/all_cameras/mAP"] == 50
 
 
+def test_ties_are_in_gallery_order() -> None:
+    vectors = np.tile([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], (40, 1))
+    rng = np.random.default_rng(0)
+    gallery = Crops(np.arange(120), np.zeros((120, 4)), rng.integers(0, 2, 120))
+    queries = Crops(np.array([OUTSIDE]), np.zeros((1, 4)), np.array([1]))
+    found = ranker_metrics(np.array([[2.0, 1.0]]), vectors, queries, gallery)
+    order = [*range(2, 120, 3), *range(1, 120, 3), *range(0, 120, 3)]
+    hits = [gallery.identities[g] == 1 for g in order]
+    precisions = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+    assert found["ranker/all_cameras/mAP"] == pytest.approx(100 * np.mean(precisions))
+
+
+def test_cameras_of_one_side_alone_separate_nothing() -> None:
+    without = Crops(np.array([1, 2]), np.zeros((2, 4)), np.array([5, 5]))
+    with_cameras = Crops(np.array([1, 2]), np.zeros((2, 4)), np.array([5, 5]), np.array([0, 1]))
+    for queries, gallery in ((without, with_cameras), (with_cameras, without)):
+        found = ranker_metrics(np.eye(2), np.eye(2), queries, gallery)
+        assert all(key.startswith("ranker/all_cameras/") for key in found)
+
+
+def test_half_precision_is_no_matter() -> None:
+    """The squares of these numbers are above the largest number of 16 bits."""
+    vectors = np.array([[300, 0], [200, 300], [0, 300]], np.float16)
+    gallery = Crops(np.array([1, 2, 3]), np.zeros((3, 4)), np.array([6, 5, 6]))
+    queries = Crops(np.array([OUTSIDE]), np.zeros((1, 4)), np.array([5]))
+    found = ranker_metrics(np.array([[250, 300]], np.float16), vectors, queries, gallery)
+    assert found["ranker/all_cameras/mAP"] == 100
+
+
+def test_crops_of_nothing_have_the_same_types() -> None:
+    for crops in (gallery_crops([], {}), query_crops([], {})):
+        assert crops.boxes.shape == (0, 4)
+        arrays = (crops.image_ids, crops.identities, crops.cameras, crops.boxes)
+        assert [one.dtype for one in arrays] == [np.int64, np.int64, np.int64, np.float64]
+
+
 def test_crops_come_from_a_dataset() -> None:
     dicts = [make_record(1, (5, (0, 0, 10, 20)), (6, (5, 5, 10, 10))), make_record(2)]
+    dicts.append({"file_name": "3.jpg", "image_id": 3})
     gallery = gallery_crops(dicts, {1: 3})
+    assert gallery.boxes.dtype == np.float64
     assert gallery.boxes.tolist() == [[0, 0, 10, 20], [5, 5, 15, 15]]
     assert gallery.identities.tolist() == [5, 6]
     assert gallery.cameras is not None
@@ -90,6 +128,10 @@ def test_crops_come_from_a_dataset() -> None:
     assert queries.image_ids.tolist() == [1, OUTSIDE]
     assert queries.identities.tolist() == [5, 6]
     assert queries.cameras is None
+    assert queries.boxes.dtype == np.float64
+    cameras = query_crops([make_query(7, 5, 1), make_query(8, 6), make_query(9, 6, 4)], {1: 3})
+    assert cameras.cameras is not None
+    assert cameras.cameras.tolist() == [3, OUTSIDE, OUTSIDE]
     with pytest.raises(ValueError, match="query 9 has no instance_id"):
         query_crops([make_query(9, None)])
 

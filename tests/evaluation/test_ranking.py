@@ -78,7 +78,10 @@ def test_precision_counts_missing_ranks_as_wrong() -> None:
 def test_impossible_input_is_refused() -> None:
     with pytest.raises(ValueError, match="k=0"):
         precision_at(WORKED, 0)
-    with pytest.raises(ValueError, match=r"\|G\|=0"):
+    for function in AP_VARIANTS.values():
+        with pytest.raises(ValueError, match="k=0"):
+            function(WORKED, 6, 0)
+    with pytest.raises(ValueError, match=r"\|G\|=0; skip and count queries without one$"):
         AP_VARIANTS["std"](WORKED, 0)
     with pytest.raises(ValueError, match="4 hits"):
         AP_VARIANTS["lab"](WORKED, 3, 128)

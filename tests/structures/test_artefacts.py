@@ -56,6 +56,23 @@ def test_coco_results_are_xywh_with_ranks_from_1() -> None:
     ]
 
 
+def test_coco_results_are_rounded_and_carry_the_probabilities() -> None:
+    lists = RankLists((_rank_list(3, 4), _rank_list(1, 2, probabilities=False)))
+    expected = []
+    for one in lists.lists:
+        for i in range(len(one)):
+            x0, y0, x1, y1 = map(float, one.boxes[i])
+            record = {"image_id": int(one.image_ids[i]), "category_id": 1}
+            sides = (np.float32(x1) - np.float32(x0), np.float32(y1) - np.float32(y0))
+            record["bbox"] = [float(f"{float(v):.2f}") for v in (x0, y0, *sides)]
+            record["score"] = float(f"{float(one.similarities[i]):.6f}")
+            record |= {"query_id": one.query_id, "rank": i + 1}
+            if one.probabilities is not None:
+                record["probability"] = float(f"{float(one.probabilities[i]):.6f}")
+            expected.append(record)
+    assert lists.to_coco_results() == expected
+
+
 def _pool() -> SamplePool:
     mask = {"size": [4, 5], "counts": "0d0"}
     target = Target((1.0, 2.0, 3.0, 4.0), 0.5, mask, (((0.0, 0.0, 1.0, 1.0), 0.25),))
@@ -77,7 +94,8 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, kind, kept: int) -> 
     whole = _pool() if kind is SamplePool else RankLists((_rank_list(1, 3),))
     whole.save(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="artefact is not a readable"):
+    what = "sample pool" if kind is SamplePool else "file of rank lists"
+    with pytest.raises(ValueError, match=f"artefact is not a readable {what}: "):
         kind.load(path)
 
 
@@ -99,10 +117,17 @@ def test_a_wrong_rank_list_is_refused(change: dict, message: str) -> None:
         RankList(1, **{**given, **change})
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 5, 4, 9), (-1, 0, 5, 5), (0, 0, 101, 5)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 5), (0, 5, 5, 5), (5, 5, 4, 9), (-1, 0, 5, 5), (0, 0, 101, 5)]
+)
 def test_a_reference_box_must_lie_in_its_picture(box) -> None:
-    with pytest.raises(ValueError, match=r"x\.jpg"):
+    with pytest.raises(ValueError, match=r"^x\.jpg: box .* is empty or outside the picture"):
         Reference("x.jpg", 100, 80, box)
+
+
+def test_a_reference_box_has_four_numbers() -> None:
+    with pytest.raises(ValueError, match=r"^x\.jpg: a box is .*, got \(0, 0, 5\)$"):
+        Reference("x.jpg", 100, 80, (0, 0, 5))  # type: ignore[arg-type]
 
 
 def test_a_query_needs_a_reference() -> None:

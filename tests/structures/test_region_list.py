@@ -42,9 +42,12 @@ def test_several_boxes_of_one_image_are_allowed() -> None:
     [
         ({"boxes": np.zeros((2, 4), np.float32)}, r"query 1: boxes is \(2, 4\), not \(3, 4\)"),
         ({"localizer_scores": np.zeros(2, np.float32)}, "localizer_scores"),
-        ({"similarities": np.array([0.1, 0.2, 0.3], np.float32)}, "not sorted"),
-        ({"similarities": np.array([0.1, np.nan, 0.0], np.float32)}, "finite"),
-        ({"boxes": np.full((3, 4), np.inf, np.float32)}, "finite"),
+        (
+            {"similarities": np.array([0.1, 0.2, 0.3], np.float32)},
+            "not sorted by similarity; RegionList.ranked sorts it",
+        ),
+        ({"similarities": np.array([0.1, np.nan, 0.0], np.float32)}, "not a finite number"),
+        ({"boxes": np.full((3, 4), np.inf, np.float32)}, "not a finite number"),
     ],
 )
 def test_a_wrong_list_is_refused(change: dict, message: str) -> None:

@@ -16,6 +16,10 @@ MASKS = arrays(
 )
 
 
+SIZE = r"the size of a mask is \[height, width\] in pixels, found "
+RUNS = "counts are a list of runs or COCO's text of them, found "
+
+
 @settings(max_examples=40, deadline=None)
 @given(MASKS)
 def test_every_mask_is_taken(mask: np.ndarray) -> None:
@@ -42,20 +46,28 @@ def test_what_is_taken_is_decoded(text: str, size: list[int]) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"size": [10, 10], "counts": [99]}, "cover 99 pixels of 10x10"),
-        ({"size": [10, 10], "counts": [101]}, "cover 101 pixels"),
-        ({"size": [10, 10], "counts": [-1, 101]}, "list of runs"),
-        ({"size": [10, 10], "counts": [True, 99]}, "list of runs"),
-        ({"size": [10, 10], "counts": None}, "list of runs"),
-        ({"size": [10, 10], "counts": "oooooooooooooooooooooooo"}, "run of too many"),
-        ({"size": [10, 10], "counts": "é"}, "character 'é'"),
-        ({"size": [10, 10], "counts": "P"}, "middle of a run"),
-        ({"size": [2**31, 2**31], "counts": "0"}, "size of a mask"),
-        ({"size": [0, 10], "counts": []}, "size of a mask"),
-        ({"size": 3, "counts": "0"}, "size of a mask"),
-        ("x", "size of a mask"),
+        ({"size": [10, 12], "counts": [99]}, "the runs of a mask cover 99 pixels of 10x12"),
+        ({"size": [10, 10], "counts": [101]}, "the runs of a mask cover 101 pixels"),
+        ({"size": [10, 10], "counts": [-1, 101]}, RUNS + r"\[-1, 101\]"),
+        ({"size": [10, 10], "counts": [True, 99]}, RUNS + r"\[True, 99\]"),
+        ({"size": [10, 10], "counts": None}, RUNS + "None"),
+        ({"size": [10, 10], "counts": "ooooooo0"}, "counts hold the .*run of too many"),
+        ({"size": [10, 10], "counts": "oooooo0"}, "the runs of a mask cover"),
+        ({"size": [10, 10], "counts": "é"}, "counts hold the character 'é'"),
+        ({"size": [10, 10], "counts": "p"}, "counts hold the character 'p'"),
+        ({"size": [10, 10], "counts": b"\xff"}, "counts hold the character '\ufffd'"),
+        ({"size": [10, 10], "counts": "P"}, "counts end in the middle of a run"),
+        ({"size": [2**31, 2**31], "counts": "0"}, SIZE + r"\[2147483648, 2147483648\]"),
+        ({"size": [2**30 + 1, 1], "counts": "0"}, SIZE),
+        ({"size": [0, 10], "counts": []}, SIZE + r"\[0, 10\]"),
+        ({"size": 3, "counts": "0"}, SIZE + "3"),
+        ("x", SIZE + "None"),
     ],
 )
 def test_what_is_no_mask_is_refused(value: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         check_rle(value)
+
+
+def test_the_largest_mask_is_taken() -> None:
+    check_rle({"size": [2**30, 1], "counts": [2**30]})
