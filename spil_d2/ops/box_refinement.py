@@ -50,9 +50,11 @@ class GrabCutRefinement:
         box = np.asarray(box, np.float64)
         window = _inside(_grown(box, self.context), image.shape[:2])
         x0, y0, x1, y1 = np.round(window).astype(int)
-        if x1 - x0 < 2 or y1 - y0 < 2:
+        shorter, longer = sorted((x1 - x0, y1 - y0))
+        # A strip of less than two pixels, or of less than two cells, has no border to find.
+        if shorter < 2 or shorter * self.side < 2 * longer:
             return box
-        scale = self.side / max(x1 - x0, y1 - y0)
+        scale = self.side / longer
         pixels = cv2.resize(
             np.ascontiguousarray(image[y0:y1, x0:x1]),
             None,

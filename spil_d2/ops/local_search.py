@@ -107,8 +107,6 @@ def cosine_map(kernel: Tensor, features: Tensor) -> Tensor:
 def _resize(query: Tensor, scale: float) -> Tensor:
     """The map at a scale, its sides rounded to odd numbers of cells, so that it has a centre."""
     size = [2 * math.floor(length * scale / 2) + 1 for length in query.shape[1:]]
-    if size == list(query.shape[1:]):
-        return query
     return F.interpolate(query[None], size=size, mode="bilinear", align_corners=False)[0]
 
 

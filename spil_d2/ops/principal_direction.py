@@ -68,7 +68,7 @@ def principal_direction(
         weights: (N,) not negative, with a sum > 0; None for equal ones.
 
     Returns:
-        Mean and direction; the direction of descriptors that are all the same is the first axis.
+        Mean and direction; that of descriptors that all equal their mean is the first axis.
     """
     if descriptors.ndim != 2 or len(descriptors) == 0:
         raise ValueError(f"descriptors are (N, C) with N > 0, got {tuple(descriptors.shape)}")
@@ -95,7 +95,9 @@ def _first_right_singular_vector(matrix: torch.Tensor) -> torch.Tensor:
     # Bounds the eigenvalues, so that nothing under- or overflows in single precision.
     scale = matrix.abs().max()
     if scale == 0:
-        return torch.eye(1, c, dtype=matrix.dtype, device=matrix.device)[0]
+        first_axis = matrix.new_zeros(c)
+        first_axis[0] = 1
+        return first_axis
     matrix = matrix / scale
     if min(n, c) > _MAX_EXACT:
         vector = _subspace_iteration(matrix)

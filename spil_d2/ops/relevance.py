@@ -130,8 +130,8 @@ def find_peaks(response: Tensor, *, mean_filter: bool = True) -> Tensor:
     """
     if response.ndim != 2:
         raise ValueError(f"a response map is (h, w), got {tuple(response.shape)}")
-    padded = F.pad(response[None, None], (1, 1, 1, 1), value=float("-inf"))
-    neighbours = F.unfold(padded, 3).view(9, *response.shape)
+    # The zeros around the map are neighbours of its border alone, where no peak is.
+    neighbours = F.unfold(response[None, None], 3, padding=1).view(9, *response.shape)
     is_peak = response > neighbours[[0, 1, 2, 3, 5, 6, 7, 8]].amax(dim=0)
     is_peak &= response > 0
     if mean_filter:
@@ -252,7 +252,8 @@ def _step(node: Any, flow: _Flow, inputs: Sequence[int]) -> list[_Flow]:
         return [flow for _ in inputs]
     if name in _CROPPING:
         scale = flow.scale.expand(1, *flow.maps.shape[1:])
-        if name == "ConstantPadNdBackward0" and min(node._saved_pad) >= 0:
+        # PyTorch shows the negative width of a cut as an unsigned number.
+        if name == "ConstantPadNdBackward0" and max(node._saved_pad) < 1 << 63:
             return [_Flow(_unpadded(flow.maps, node._saved_pad), _unpadded(scale, node._saved_pad))]
         parts = zip(_call(node, flow.maps), _call(node, scale))
         return [_Flow(*pair) for index, pair in enumerate(parts) if index in inputs]

@@ -161,7 +161,7 @@ def _foreign_queries(
     def is_foreign(a: int, b: int) -> bool:
         if a in categories and b in categories:
             return categories[a] != categories[b]
-        shared = len(images[a] & images[b]) / max(1, min(len(images[a]), len(images[b])))
+        shared = len(images[a] & images[b]) / min(len(images[a]), len(images[b]))
         return a != b and shared <= max_shared
 
     return {a: np.array([b for b in images if is_foreign(a, b)], dtype=int) for a in images}

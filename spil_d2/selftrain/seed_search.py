@@ -45,7 +45,7 @@ class SearchPlan(Mapping):
         order = np.lexsort((seeds, images))
         seeds, images = seeds[order], images[order]
         names, starts = np.unique(images, return_index=True)
-        parts = np.split(seeds, starts[1:]) if len(names) else []
+        parts = np.split(seeds, starts[1:])
         return dict(zip(names.tolist(), parts))
 
 

@@ -50,7 +50,9 @@ def agreeing_seeds(lists: RegionLists, fraction: float, top_k: int) -> RegionLis
             f"CST.SAMPLING.SEED_FRACTION is {fraction} and SEED_TOP_K {top_k}: use a part in "
             "(0, 1] and at least 1 region"
         )
-    means = [float(one.similarities[:top_k].mean()) if len(one) else -1.0 for one in lists.lists]
+    means = [
+        float(one.similarities[:top_k].mean()) if len(one) else -math.inf for one in lists.lists
+    ]
     order = np.argsort(-np.array(means), kind="stable")[: math.ceil(fraction * len(means))]
     return RegionLists(tuple(lists.lists[i] for i in sorted(order.tolist())))
 

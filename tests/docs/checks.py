@@ -37,7 +37,7 @@ PLACEHOLDERS = {
     r"[\[\]](?=-|\s|$)": "",
 }
 BUILTINS = {"cd", "."}
-ELSEWHERE = {"wget", "unzip", "apt"}
+ELSEWHERE = {"wget", "unzip", "apt", "mutmut"}
 INCOMPLETE = re.compile(r"Missing (argument|option)|arguments are required")
 # Folders of the project whose files the documentation names.
 NAMED_FILE = re.compile(

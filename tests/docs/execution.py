@@ -40,6 +40,7 @@ NOT_HERE = {
     r"^tensorboard": "shows a page until it is stopped",
     r"--weights localizer\.pth": "needs the weights of a base training of hours",
     r"another_cycle": "needs a second cycle",
+    r"mutmut|tests\.mutation": "needs mutmut, and an hour",
 }
 # What is written differently for the sake of time, pattern -> replacement.
 SHORTER = {

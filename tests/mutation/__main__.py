@@ -1,7 +1,7 @@
 """Says what `mutmut run` found in the pure layers.
 
     pip install mutmut==3.8.1
-    python -m mutmut run --max-children 2
+    mutmut run --max-children 2
     python -m tests.mutation [--only "*/ops/*"]
 
 mutmut (its settings are in pyproject.toml) breaks the functions of the pure layers in every place

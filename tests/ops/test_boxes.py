@@ -53,3 +53,37 @@ def test_wrong_arguments_are_named() -> None:
         two_sigma_box(torch.zeros(8, 12))
     with pytest.raises(ValueError, match="percentile 100"):
         two_sigma_box(torch.zeros(1, 8, 12), percentile=100)
+
+
+def test_of_percentile_0_all_pixels_count() -> None:
+    saliency = torch.arange(1.0, 301.0).flip(0).reshape(1, 15, 20)
+    # Uniform over a length L, 2 standard deviations are L / sqrt(3): more than the map.
+    assert two_sigma_box(saliency, percentile=0).tolist() == [[0, 0, 20, 15]]
+    saliency[:, :, 3:17] = -1
+    saliency[:, :13, 3:17] = 0
+    saliency[0, -1, 0] = 0
+    rows, columns = (saliency[0] > 0).nonzero().double().unbind(1)
+    box = two_sigma_box(saliency, percentile=0)[0]
+    y = rows.mean() + 0.5 - 2 * (rows.var(correction=0) + 1 / 12).sqrt()
+    assert box.tolist() == pytest.approx([0, max(0.0, float(y)), 20, 15])
+    assert len(columns) == 6 * 15 - 1
+
+
+def test_of_percentile_50_the_larger_half_counts() -> None:
+    saliency = torch.arange(3600.0, 0, -1).view(1, 60, 60)
+    # The first 30 of 60 rows: 2 standard deviations around 15 are 30 / sqrt(3).
+    expected = [0, 0, 60, 15 + 30 / math.sqrt(3)]
+    assert two_sigma_box(saliency, percentile=50)[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("percentile", [99.0, 99.9])
+def test_the_box_of_one_pixel_is_two_deviations_of_a_pixel(percentile: float) -> None:
+    saliency = torch.rand(1, 8, 12, generator=torch.Generator().manual_seed(0))
+    saliency[0, 2, 7] = 2
+    half = 2 / math.sqrt(12)
+    expected = [7.5 - half, 2.5 - half, 7.5 + half, 2.5 + half]
+    assert two_sigma_box(saliency, percentile)[0].tolist() == pytest.approx(expected)
+
+
+def test_the_box_is_made_where_the_map_is() -> None:
+    assert two_sigma_box(torch.zeros(2, 8, 12, device="meta")).device.type == "meta"

@@ -18,6 +18,7 @@ from spil_d2.ops.coattention import (
     pseudo_mask,
     rectangle,
     superpixel_means,
+    upsample,
 )
 from spil_d2.ops.principal_direction import PrincipalDirection
 
@@ -60,10 +61,40 @@ def test_the_mask_is_the_object_and_not_the_box() -> None:
     expected = np.zeros(SIZE, bool)
     expected[16:48, 16:32] = True
     # Bilinear upsampling lets the indicator run over into half of the next cell.
-    assert not result.is_fallback
+    assert result.is_fallback is False
     assert result.mask[expected].all()
     assert result.mask.sum() <= 1.5 * expected.sum()
     assert result.extra_boxes.shape == (0, 4) and result.extra_weights.shape == (0,)
+
+
+@pytest.mark.parametrize("is_fine", [False, True])
+def test_the_steps_from_a_projection_to_a_mask(is_fine: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    objects = ((2, 2, 6, 4), (2, 2, 6, 5))
+    maps = [feature_map_with(one) + torch.randn(16, 8, 12, generator=generator) for one in objects]
+    directions = [common_direction([one], crop_maps()) for one in maps]
+    labels, masks = cells_as_superpixels(), []
+    for normalize in ("relu_max", "minmax"):
+        settings = CoAttentionSettings(threshold=0.4, normalize=normalize, extras="off")
+        fine = (maps[1], directions[1]) if is_fine else None
+        result = pseudo_mask(maps[0], BOX, directions[0], labels, settings, fine)
+        deeper, finer = (
+            orient_indicator(direction.project(one), BOX, SIZE)
+            for direction, one in zip(directions, maps, strict=True)
+        )
+        indicator = normalize_indicator(deeper, normalize)
+        if is_fine:
+            indicator = gate_indicator(finer, deeper, normalize)
+        selected = superpixel_means(labels, upsample(indicator, SIZE)) > 0.4
+        np.testing.assert_array_equal(result.mask, selected & rectangle(BOX, SIZE))
+        assert not result.is_fallback and result.extra_boxes.shape == (0, 4)
+        masks.append(result.mask)
+    assert not np.array_equal(*masks)
+
+
+def test_threshold_0_leaves_out_what_has_no_indicator() -> None:
+    mask = run(feature_map_with((2, 2, 6, 4)), threshold=0.0).mask
+    assert mask[16:48, 16:32].all() and not mask[:, 40:].any()
 
 
 def test_the_sign_of_the_direction_does_not_matter() -> None:
@@ -84,6 +115,9 @@ def test_normalization_of_the_worked_example() -> None:
     torch.testing.assert_close(
         normalize_indicator(indicator, "minmax"), torch.tensor([[0.0, 1 / 3], [0.4, 1.0]])
     )
+    torch.testing.assert_close(
+        normalize_indicator(0.001 * indicator), torch.tensor([[0.0, 0.0], [0.1, 1.0]])
+    )
     assert not normalize_indicator(torch.full((2, 2), -1.0)).any()
     assert not normalize_indicator(torch.full((2, 2), 3.0), "minmax").any()
 
@@ -100,6 +134,27 @@ def test_orientation() -> None:
     assert orient_indicator(indicator, (0, 0, 96, 64), SIZE) is None
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_the_inside_stands_out_by_a_tenth_of_the_standard_deviation(scale: float) -> None:
+    # Means +d and -d of 8 cells each, which are 1 above or below them: d is the only contrast.
+    checkers = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(2, 2)
+    halves = torch.tensor([1.0, 1.0, -1.0, -1.0]).expand(4, 4)
+    # 2 d > 0.1 sqrt(1 + d^2) holds from d = 0.0501 on.
+    for d, is_oriented in ((0.0497, False), (0.0505, True)):
+        indicator = scale * (checkers + d * halves)
+        assert (orient_indicator(indicator, (0, 0, 2, 4), (4, 4)) is not None) == is_oriented
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0, 0, 0.5, 0.5), (0, 0, 4, 3.75)])
+def test_a_part_of_a_cell_inside_or_outside_is_enough(box: tuple[float, ...]) -> None:
+    indicator = torch.full((4, 4), -1.0)
+    indicator[3 if box[2] == 4 else 0] = 3.0
+    sign = -1 if box[2] == 4 else 1
+    oriented = orient_indicator(indicator, box, (4, 4))
+    assert oriented is not None
+    torch.testing.assert_close(oriented, sign * indicator)
+
+
 def test_coverage_is_the_share_of_each_cell() -> None:
     coverage = box_coverage((4, 8, 24, 10), (2, 3), (16, 24))
     # Cells of 8 x 8 pixels; the box covers half of column 0 and a quarter of row 1.
@@ -113,6 +168,8 @@ def test_superpixel_means_against_a_loop() -> None:
     for y in range(6):
         for x in range(7):
             assert means[y, x] == pytest.approx(values[labels == labels[y, x]].mean())
+    # Of one pixel each, and with numbers that no pixel has.
+    np.testing.assert_allclose(superpixel_means(2 * np.arange(42).reshape(6, 7), values), values)
 
 
 def test_fallback_when_the_mask_fills_too_little_of_the_box() -> None:
@@ -125,6 +182,15 @@ def test_fallback_when_the_mask_fills_too_little_of_the_box() -> None:
     selected[21, 16:48] = True  # 6.3 percent
     mask, is_fallback = limit_to_box(selected, BOX, 0.05)
     assert not is_fallback and mask.sum() == 64
+    assert not limit_to_box(selected, BOX, 1 / 16)[1]  # just as much
+
+
+def test_without_a_least_share_one_pixel_is_enough() -> None:
+    selected = np.zeros(SIZE, bool)
+    assert limit_to_box(selected, BOX, 0.0)[1]
+    selected[20, 20] = True
+    mask, is_fallback = limit_to_box(selected, BOX, 0.0)
+    assert not is_fallback and mask.sum() == 1
 
 
 def test_fallback_without_contrast_and_without_maps() -> None:
@@ -132,7 +198,9 @@ def test_fallback_without_contrast_and_without_maps() -> None:
     principal = common_direction([flat], [])
     for p in (principal, None):
         result = pseudo_mask(flat, BOX, p, cells_as_superpixels(), CoAttentionSettings())
-        assert result.is_fallback and len(result.extra_boxes) == 0
+        assert result.is_fallback and result.extra_boxes.shape == (0, 4)
+        assert result.extra_weights.shape == (0,)
+        assert result.extra_boxes.dtype == result.extra_weights.dtype == np.float32
         np.testing.assert_array_equal(result.mask, rectangle(BOX, SIZE))
     assert common_direction([flat], [], "crops") is None
 
@@ -145,6 +213,9 @@ def test_each_map_counts_the_same() -> None:
     on_crops = common_direction([small], [large], "crops")
     assert on_crops is not None
     torch.testing.assert_close(on_crops.mean, torch.ones(3))
+    by_location = common_direction([small], [large], weighted=False)
+    assert by_location is not None
+    torch.testing.assert_close(by_location.mean, torch.full((3,), 100 / 101))
 
 
 def test_a_similar_instance_outside_the_box_is_an_extra() -> None:
@@ -156,7 +227,9 @@ def test_a_similar_instance_outside_the_box_is_an_extra() -> None:
     assert 0.5 <= result.extra_weights[0] <= 1
     assert result.extra_weights.dtype == np.float32
     feature_map = feature_map_with((2, 2, 6, 6), (1, 9, 5, 12))
-    assert len(run(feature_map, extras="off").extra_boxes) == 0
+    without = run(feature_map, extras="off")
+    assert without.extra_boxes.shape == (0, 4)
+    np.testing.assert_array_equal(without.mask, result.mask)
     np.testing.assert_array_equal(run(feature_map, extras="ignore").extra_boxes, [box])
 
 
@@ -178,12 +251,33 @@ def test_which_regions_are_extras() -> None:
     np.testing.assert_allclose(weights, [0.9, 0.5], rtol=1e-6)
 
 
+def test_extras_at_the_limits_of_size_and_weight() -> None:
+    selected, indicator = np.zeros((12, 12), bool), np.zeros((12, 12))
+    selected[8, 8], indicator[8, 8] = True, 0.75  # one pixel
+    selected[1:3, 6:8], indicator[1:3, 6:8] = True, 1.00001  # 4 x 1 pixel, and above 1 by rounding
+    selected[5, 5], indicator[5, 5] = True, 0.6
+    selected[6, 6], indicator[6, 6] = True, 0.6  # touches the one before at a corner
+    boxes, weights = find_extras(selected, indicator, (0, 0, 2, 2), 1, 0.5)
+    np.testing.assert_array_equal(boxes, [[6, 1, 8, 3], [5, 5, 7, 7], [8, 8, 9, 9]])
+    np.testing.assert_allclose(weights, [1.0, 0.6, 0.75], rtol=1e-6)
+    assert weights.max() == 1
+
+
+def test_what_is_not_selected_is_no_extra() -> None:
+    selected, ones = np.zeros((20, 20), bool), np.ones((20, 20))
+    selected[5:15, 5:15] = True
+    # 300 pixels remain, of the instance's order of size.
+    assert len(find_extras(selected, ones, (5, 5, 15, 15), 100, 0.5)[0]) == 0
+    assert len(find_extras(ones > 0, ones, (5, 5, 15, 15), 100, 0.5)[0]) == 0
+
+
 def test_rectangle_takes_pixels_by_their_centre_and_at_least_one() -> None:
     expected = np.zeros((4, 6), bool)
     expected[1:3, 2:5] = True
     np.testing.assert_array_equal(rectangle((1.6, 0.6, 5.4, 2.6), (4, 6)), expected)
     assert rectangle((2.6, 1.6, 2.7, 1.7), (4, 6)).sum() == 1
-    assert rectangle((5.8, 3.8, 6.0, 4.0), (4, 6))[3, 5]
+    corner = rectangle((5.8, 3.8, 6.0, 4.0), (4, 6))
+    assert corner[3, 5] and corner.sum() == 1
     assert rectangle((0, 0, 6, 4), (4, 6)).all()
 
 
@@ -196,6 +290,9 @@ def test_the_deeper_maps_positive_region_gates_the_finer_one() -> None:
     for method, values in expected.items():
         torch.testing.assert_close(gate_indicator(fine, deep, method), torch.tensor(values))
     assert not gate_indicator(fine, -deep.abs(), "relu_max").any()
+    # Cells of twice the size: 3, 2, 0, -1 from centre to centre.
+    gated = gate_indicator(torch.ones(1, 4), torch.tensor([[3.0, -1.0]]), "relu_max")
+    assert gated.tolist() == [[1, 1, 0, 0]]
 
 
 def test_a_finer_map_sharpens_the_mask_and_adds_nothing_elsewhere() -> None:
@@ -230,3 +327,12 @@ def test_a_finer_map_sharpens_the_mask_and_adds_nothing_elsewhere() -> None:
 def test_bad_settings_name_the_key(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CoAttentionSettings(**settings)
+
+
+@pytest.mark.parametrize("name", ["threshold", "min_fill", "extra_min_mean"])
+def test_both_ends_of_a_share_are_allowed(name: str) -> None:
+    for end in (0.0, 1.0):
+        assert getattr(CoAttentionSettings(**{name: end}), name) == end
+    for outside in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"^COATTENTION.{name.upper()} is {outside}"):
+            CoAttentionSettings(**{name: outside})

@@ -74,3 +74,32 @@ def test_kernel_norms_bring_kernels_to_one_scale(maps) -> None:
     torch.testing.assert_close(normalize_kernel(10 * kernel, "mean").mean(dim=1), torch.ones(3))
     with pytest.raises(ValueError, match="'max' is none of"):
         normalize_kernel(kernel, "max")
+
+
+@pytest.mark.parametrize("norm", ["l2", "mean"])
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+def test_each_kernel_is_brought_to_scale_by_its_own_channels(norm: str, scale: float) -> None:
+    kernels = scale * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = normalize_kernel(kernels, norm)
+    for i in range(2):
+        for j in range(5):
+            values = kernels[i, j].tolist()
+            squares, sizes = sum(v * v for v in values) / 4, sum(map(abs, values)) / 4
+            divisor = squares**0.5 if norm == "l2" else sizes
+            assert found[i, j].tolist() == pytest.approx([v / divisor for v in values], rel=1e-5)
+    torch.testing.assert_close(normalize_kernel(kernels[0, 0], norm), found[0, 0])
+
+
+def test_a_map_and_a_kernel_of_other_channels_are_named(maps) -> None:
+    features, kernel = maps
+    with pytest.raises(AssertionError, match=r"^torch.Size\(\[3, 16\]\) != "):
+        correlate(features, kernel[:, :8])
+
+
+def test_the_projection_of_a_half_precision_map_is_one(maps) -> None:
+    features, kernel = maps
+    weight = torch.randn(5, 16, 1, 1, generator=torch.Generator().manual_seed(1))
+    found = correlate_and_project(features.bfloat16(), kernel, weight)
+    assert found.dtype == torch.bfloat16
+    expected = correlate_and_project(features, kernel, weight)
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.05)

@@ -76,10 +76,53 @@ def test_location_weights_give_each_map_the_same_share() -> None:
     )
 
 
-def test_equal_descriptors_have_some_unit_direction() -> None:
-    found = principal_direction(torch.full((5, 3), 7.0))
-    torch.testing.assert_close(found.mean, torch.full((3,), 7.0))
-    assert float(found.direction.norm()) == 1
+@pytest.mark.parametrize(
+    ("locations", "image_weights"),
+    [([2, 8], [1.0, 1, 1]), ([2, 8], [2.0, -1]), ([2, 8], [0.0, 0]), ([], None)],
+)
+def test_wrong_weights_of_maps_are_named(
+    locations: list[int], image_weights: list[float] | None
+) -> None:
+    with pytest.raises(ValueError, match=f"^{len(locations)} maps need as many weights >= 0 with"):
+        location_weights(locations, image_weights)
+
+
+def test_a_location_without_weight_may_hold_anything() -> None:
+    descriptors = random_descriptors(6, 4)
+    expected = principal_direction(descriptors[:5])
+    descriptors[5] = torch.nan
+    found = principal_direction(descriptors, torch.tensor([1.0, 1, 1, 1, 1, 0]))
+    torch.testing.assert_close(found.mean, expected.mean)
+    assert abs(float(found.direction @ expected.direction)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_descriptors_have_the_first_axis_as_direction(dtype: torch.dtype) -> None:
+    # Of four, so that their weights have no rounding.
+    found = principal_direction(torch.full((4, 3), 7.0, dtype=dtype))
+    torch.testing.assert_close(found.mean, torch.full((3,), 7.0, dtype=dtype))
+    assert found.direction.tolist() == [1, 0, 0] and found.direction.dtype == dtype
+
+
+@pytest.mark.parametrize(("n", "c"), [(300, 40), (40, 300), (24, 24)])
+def test_the_iteration_converges_and_no_large_matrix_is_decomposed(
+    n: int, c: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_EXACT", 16)
+    sides, eigh = [], torch.linalg.eigh
+
+    def spy(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sides.append(len(matrix))
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", spy)
+    descriptors = random_descriptors(n, c)
+    # In single precision, as features are.
+    found = principal_direction(descriptors.float())
+    assert max(sides) <= 8 and len(sides) < 100
+    _, direction = naive(descriptors, torch.ones(n, dtype=torch.float64))
+    cosine = found.direction.double() @ torch.from_numpy(direction)
+    assert abs(float(cosine)) == pytest.approx(1, abs=1e-4)
 
 
 def test_half_precision_and_tiny_values() -> None:
@@ -102,6 +145,9 @@ def test_project_is_the_signed_coordinate() -> None:
         for c in range(3)
     )
     assert float(projected[1, 4]) == pytest.approx(expected)
+    single = module.PrincipalDirection(found.mean.float(), found.direction.float())
+    of_double = single.project(feature_map.double())
+    torch.testing.assert_close(of_double, projected.float())
 
 
 def test_it_is_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -33,14 +35,35 @@ def test_without_the_contrib_build_scikit_image_is_taken(
     np.testing.assert_array_equal(Superpixels()(halves), expected)
 
 
-def test_the_smallest_region_grows_with_the_picture() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
-    labels = Superpixels(scale=1, min_size=20, min_size_fraction=0.02)(image)
-    assert np.bincount(labels.ravel()).min() >= 200
+@pytest.mark.parametrize("method", ["felzenszwalb", "felzenszwalb_skimage"])
+def test_the_smallest_region_grows_with_the_picture(method: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 200, 3), dtype=np.uint8)
+    labels = Superpixels(method=method, scale=1, min_size=20, min_size_fraction=0.02)(image)
+    assert 200 <= np.bincount(labels.ravel()).min() < 400
+
+
+@pytest.mark.parametrize("method", ["felzenszwalb", "felzenszwalb_skimage"])
+def test_a_larger_scale_means_larger_regions(method: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
+    counts = [Superpixels(method, scale, min_size=2)(image).max() for scale in (1, 100, 2000)]
+    assert counts[0] > 1.5 * counts[1] > 2 * counts[2]
+
+
+def test_opencv_is_taken_where_it_has_the_contrib_build() -> None:
+    if not hasattr(module.cv2, "ximgproc"):
+        pytest.skip("OpenCV without its contrib build")
+    image = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
+    graph = module.cv2.ximgproc.segmentation.createGraphSegmentation(1.3, 300.0, 30)
+    expected = graph.processImage(image)
+    found = Superpixels(scale=300.0, sigma=1.3, min_size=30)(image)
+    np.testing.assert_array_equal(found, expected)
+    other = Superpixels("felzenszwalb_skimage", scale=300.0, sigma=1.3, min_size=30)(image)
+    assert not np.array_equal(found, other)
 
 
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="METHOD is 'slic'.*felzenszwalb"):
         Superpixels(method="slic")
-    with pytest.raises(ValueError, match=r"uint8, got \(4, 4\)"):
-        Superpixels()(np.zeros((4, 4), np.uint8))
+    for shape, dtype in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float32)):
+        with pytest.raises(ValueError, match=re.escape(f"uint8, got {shape} {np.dtype(dtype)}")):
+            Superpixels()(np.zeros(shape, dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tracemalloc
 from collections import deque
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
 
+from spil_d2.ops.numpy_boxes import paired_iou
+from spil_d2.selftrain import clustering as module
 from spil_d2.selftrain.clustering import MODES, ClusteringSettings, choose_eps, cluster_regions
 from spil_d2.selftrain.neighbor_graph import nearest_neighbors
 from spil_d2.structures import NOISE, ClusterAssignment
@@ -128,12 +131,77 @@ def test_sum_with_eps_plus_1_is_bonus() -> None:
         assert np.array_equal(one.labels, two.labels) and one.num_clusters > 2
 
 
-def test_overlap_links_regions_that_are_no_neighbours() -> None:
-    e = np.eye(8, dtype=np.float32)
-    boxes = np.tile(np.array([0, 0, 10, 10], np.float32), (8, 1))
-    image_ids = np.array([1, 2, 3, 4, 5, 6, 7, 1])
-    settings = ClusteringSettings("bonus", 0.2, num_neighbors=1)
-    assert cluster_regions(e, image_ids, boxes, settings).members(0).tolist() == [0, 7]
+def _at_angles(*degrees: float) -> np.ndarray:
+    radians = np.deg2rad(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("mode", "labels"), [("bonus", [0, 0, 0, 0]), ("cosine", [-1, 0, 0, 0])])
+def test_overlap_links_regions_that_are_no_neighbours(mode: str, labels: list[int]) -> None:
+    # The nearest of each are 1, 2, 1 and 2. Region 0 looks like none (cos 60 = 0.5), but lies
+    # where 3 does: cos 100 + 1 = 0.83.
+    e, image_ids = _at_angles(0, 60, 70, 100), np.array([1, 2, 3, 1])
+    boxes = np.tile(np.array([0, 0, 10, 10], np.float32), (4, 1))
+    settings = ClusteringSettings(mode, 0.2, num_neighbors=1)
+    assert cluster_regions(e, image_ids, boxes, settings).labels.tolist() == labels
+
+
+def test_one_of_two_regions_needs_to_be_among_the_neighbours_of_the_other() -> None:
+    # The nearest of each are 1, 0 and 0.
+    e, boxes = _at_angles(0, 5, -10), np.tile(np.array([0, 0, 9, 9], np.float32), (3, 1))
+    settings = ClusteringSettings("cosine", 0.02, num_neighbors=1)
+    assert cluster_regions(e, np.arange(3), boxes, settings).labels.tolist() == [0, 0, 0]
+
+
+def test_regions_at_the_distance_eps_are_linked() -> None:
+    e, boxes = np.eye(2, dtype=np.float32), np.tile(np.array([0, 0, 9, 9], np.float32), (2, 1))
+    settings = ClusteringSettings("cosine", 1.0)
+    assert cluster_regions(e, np.arange(2), boxes, settings).labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 30, 1 << 15])
+def test_overlapping_pairs_of_an_image_come_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_PAIRS", at_once)
+    _, image_ids, boxes = _random_regions(0, 50)
+    image_ids = image_ids // 3
+    expected = [
+        (i, j)
+        for i in range(50)
+        for j in range(i + 1, 50)
+        if image_ids[i] == image_ids[j] and paired_iou(boxes[i : i + 1], boxes[j : j + 1])[0] > 0
+    ]
+    blocks = list(module._overlapping_pairs(image_ids, boxes))
+    found = [pair for i, j in blocks for pair in zip(i.tolist(), j.tolist(), strict=True)]
+    assert sorted(found) == expected and len(expected) > 50
+
+
+def test_the_limit_of_the_exact_search_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def neighbours(e: np.ndarray, k: int, exact_limit: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append((k, exact_limit))
+        return nearest_neighbors(e, k)
+
+    monkeypatch.setattr(module, "nearest_neighbors", neighbours)
+    settings = ClusteringSettings("cosine", 0.2, num_neighbors=3, exact_limit=1234)
+    cluster_regions(*_worked_example(), settings)
+    assert asked == [(3, 1234)]
+
+
+def test_what_was_clustered_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    # Distances to the nearest region of another image: .02, .02, .9 and .04.
+    settings = ClusteringSettings("cosine", eps_percentile=50.0)
+    cluster_regions(*_worked_example(), settings)
+    cluster_regions(*_worked_example(), ClusteringSettings("cosine", 0.01))
+    assert caplog.messages == [
+        "eps 0.0300 (mode cosine): percentile 50 of the distances to neighbour 1 on another image; "
+        "quartiles of 1 - cosine [0.02, 0.03, 0.255]; 4 of 4 regions have such a neighbour",
+        "clustering 4 regions (cosine, eps 0.030): 1 links, 1 clusters, the largest of 2, 2 noise",
+        "clustering 4 regions (cosine, eps 0.010): 0 links, 0 clusters, the largest of 0, 4 noise",
+    ]
 
 
 def test_like_regions_of_one_image_stay_apart_by_the_penalty() -> None:
@@ -169,7 +237,10 @@ def test_only_the_largest_clusters_are_kept() -> None:
 
 @pytest.mark.parametrize("mode", ["bonus", "sum"])
 @pytest.mark.parametrize("min_samples", [2, 4])
-def test_eps_is_a_percentile_of_distances_across_images(mode: str, min_samples: int) -> None:
+def test_eps_is_a_percentile_of_distances_across_images(
+    mode: str, min_samples: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     e, image_ids, _ = _random_regions(1)
     settings = ClusteringSettings(mode, min_samples=min_samples, eps_percentile=30.0)
     eps = choose_eps(*nearest_neighbors(e, 59), image_ids, settings)
@@ -178,17 +249,35 @@ def test_eps_is_a_percentile_of_distances_across_images(mode: str, min_samples: 
         others = sorted(1 - float(e[i] @ e[j]) for j in range(60) if image_ids[j] != image_ids[i])
         distances.append(others[min_samples - 2])
     assert eps == pytest.approx(np.percentile(distances, 30) + SCALE[mode], abs=1e-6)
+    quartiles = [round(float(np.percentile(distances, part)), 3) for part in (25, 50, 75)]
+    assert f"quartiles of 1 - cosine {quartiles}; 60 of 60 regions have" in caplog.text
 
 
 def test_eps_of_one_image_alone_is_an_error() -> None:
     e, _, boxes = _random_regions(1)
-    with pytest.raises(ValueError, match="EPS_PERCENTILE"):
+    message = (
+        "^no region has 1 of its 30 nearest neighbours on other images: set CST.CLUSTERING.EPS "
+        "instead of EPS_PERCENTILE, or more NUM_NEIGHBORS$"
+    )
+    with pytest.raises(ValueError, match=message):
         cluster_regions(e, np.zeros(60, int), boxes, ClusteringSettings(eps_percentile=30.0))
 
 
-def test_the_trap_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    cluster_regions(*_random_regions(0), ClusteringSettings("sum", 0.2))
-    assert "only boxes of one image" in caplog.text
+@pytest.mark.parametrize(
+    ("mode", "eps", "is_trap"),
+    [("sum", 0.2, True), ("sum", 1.0, True), ("sum", 1.01, False), ("cosine", 0.2, False)],
+)
+def test_the_trap_is_told(
+    mode: str, eps: float, is_trap: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster_regions(*_random_regions(0), ClusteringSettings(mode, eps))
+    message = (
+        "CST.CLUSTERING.MODE 'sum' has distances of at least 1 across images: with eps "
+        f"{eps:.3f} only boxes of one image can share a cluster"
+    )
+    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
+        message
+    ] * is_trap
 
 
 @pytest.mark.parametrize(("min_samples", "labels"), [(1, [0]), (2, [NOISE])])
@@ -199,13 +288,34 @@ def test_no_region_and_one_region(min_samples: int, labels: list[int]) -> None:
     assert len(cluster_regions(e[:0], image_ids[:0], boxes[:0], settings)) == 0
 
 
+def test_columns_of_other_lengths_are_named() -> None:
+    e, image_ids, boxes = _random_regions(0, 5)
+    for wrong in ((image_ids[:4], boxes), (image_ids, boxes[:4]), (image_ids, boxes[:, :2])):
+        message = rf"^5 embeddings, but image_ids \({len(wrong[0])},\) and boxes \("
+        with pytest.raises(ValueError, match=message):
+            cluster_regions(e, *wrong, ClusteringSettings())
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [{"mode": "iou"}, {"eps": 0}, {"eps_percentile": 100}, {"min_samples": 0}, {"min_samples": 40}],
+    ("settings", "message"),
+    [
+        ({"mode": "iou"}, "MODE is 'iou': use one of"),
+        ({"eps": 0}, " needs EPS > 0, .* and IOU_WEIGHT >= 0, got 0, 0.0 and 1.0"),
+        ({"eps_percentile": 100}, " needs EPS > 0, .* got 0.25, 100 and 1.0"),
+        ({"iou_weight": -1}, " needs EPS > 0, .* got 0.25, 0.0 and -1"),
+        ({"min_samples": 0}, " needs MIN_SAMPLES >= 1 and NUM_NEIGHBORS >= .* got 0 and 30"),
+        ({"min_samples": 32}, " needs MIN_SAMPLES >= 1 .* >= MIN_SAMPLES - 1, got 32 and 30"),
+        ({"min_samples": 1, "num_neighbors": 0}, " needs MIN_SAMPLES >= 1 .* got 1 and 0"),
+    ],
 )
-def test_settings_that_make_no_sense_are_errors(settings: dict) -> None:
-    with pytest.raises(ValueError, match="CST.CLUSTERING"):
+def test_settings_that_make_no_sense_are_errors(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="^CST.CLUSTERING.?" + message):
         ClusteringSettings(**settings)
+
+
+def test_settings_at_their_limits_are_allowed() -> None:
+    limits = {"iou_weight": 0.0, "min_samples": 31, "num_neighbors": 30, "eps_percentile": 99.9}
+    assert vars(ClusteringSettings(**limits)).items() >= limits.items()
 
 
 def test_20000_regions_need_no_matrix_of_all_pairs() -> None:

@@ -9,6 +9,7 @@ import pytest
 from detectron2.structures import BoxMode
 
 from spil_d2.selftrain.episodes import EpisodeSampler, build_episodes
+from spil_d2.structures import Reference, Target
 
 
 def record(image_id: int, *boxes: tuple) -> dict:
@@ -98,6 +99,50 @@ def test_drawn_episodes_keep_the_rules(episodes, max_supports: int) -> None:
     assert seen == {(0, 1), (0, 2), (1, 1), (1, 3), (2, 4), (2, 5)}
 
 
+def test_a_class_is_a_query_whose_reference_is_its_first_support_box(episodes) -> None:
+    assert episodes.pool.stage == 0
+    for query, one in zip(episodes.queries, episodes.pool.queries, strict=True):
+        first = one.candidates[0]
+        assert query.id == query.instance_id == query.category_id == one.query_id
+        assert query.references == (Reference(f"{first.image_id}.jpg", 100, 80, first.box),)
+        assert one.reference == Target(first.box, 1.0)
+
+
+def test_what_is_left_of_a_box_has_a_pixel_on_each_side() -> None:
+    tiny = [[50, 10, 0.9, 30], [10, 50, 30, 0.9], [99.5, 70, 30, 30], [120, 10, 30, 30]]
+    boxes = [(0, [50, 10, 1, 30]), (0, [10, 50, 30, 1]), *((0, box) for box in tiny)]
+    (pool,) = build_episodes([record(1, *boxes)], seed=0).pool.queries
+    assert {one.box for one in pool.candidates} == {(50, 10, 51, 40), (10, 50, 40, 51)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_with_a_side_of_the_least_length_are_among_the_first(seed: int) -> None:
+    large = [[0, 0, 16, 2], [0, 0, 2, 16], [70, 60, 16, 3], [60, 50, 3, 16]]
+    small = [[0, 0, 15, 15], [80, 10, 8, 8], [10, 60, 8, 8], [80, 60, 15, 15]]
+    gallery = [record(1, *((0, box) for box in large + small))]
+    (pool,) = build_episodes(gallery, seed=seed, min_support_side=16).pool.queries
+    longest = [max(b[2] - b[0], b[3] - b[1]) for b in (one.box for one in pool.candidates)]
+    assert [side >= 16 for side in longest] == [True] * 4 + [False] * 4
+
+
+def test_annotations_that_say_nothing_of_crowds_are_no_crowds() -> None:
+    one = record(1, (0, [0, 0, 20, 20]))
+    del one["annotations"][0]["iscrowd"]
+    assert len(build_episodes([one], seed=0).pool[0].candidates) == 1
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_an_episode_has_five_crops_of_its_class(contrastive: bool) -> None:
+    gallery = [record(i, (i % 2, [0, 0, 50, 50])) for i in range(16)]
+    sampler = EpisodeSampler(build_episodes(gallery, seed=0), contrastive=contrastive)
+    for i in range(20):
+        pair = sampler.draw(1, np.random.default_rng(i))
+        assert pair.query_id == 1 and len(set(pair.support)) == 5
+        assert (pair.negative_id, len(pair.negative_support)) == (
+            (0, 5) if contrastive else (None, 0)
+        )
+
+
 def test_an_image_with_all_crops_is_no_target() -> None:
     gallery = [record(1, (0, [0, 0, 50, 50])), record(2, (0, [0, 0, 5, 5]))]
     episodes = build_episodes(gallery, seed=0, min_support_side=16)
@@ -110,5 +155,11 @@ def test_what_gives_no_episode_is_refused() -> None:
     with pytest.raises(ValueError, match="has a box"):
         build_episodes([record(1)], seed=0)
     alone = build_episodes([record(1, (0, [0, 0, 5, 5]))], seed=0)
-    with pytest.raises(ValueError, match="on two images"):
+    message = (
+        "^no class of the base training has boxes on two images: an episode needs one to look at "
+        "and another to take crops from$"
+    )
+    with pytest.raises(ValueError, match=message):
         EpisodeSampler(alone)
+    with pytest.raises(ValueError, match=message):
+        EpisodeSampler(build_episodes(GALLERY, seed=0), max_supports=0)

@@ -41,3 +41,18 @@ def test_other_boxes_of_a_labelled_image_are_ignored() -> None:
     assert added[8] == pool[8]
     strict = add_ignore_regions(pool, others, 0.2)[7].candidates[0].target
     assert strict.extras == (LOOK_ALIKE, ignored[0])
+
+
+def test_a_box_as_near_as_allowed_is_ignored_and_the_label_s_own_is_not() -> None:
+    pool = SamplePool(1, (QueryPool(7, Target(BOX, 1.0), (Candidate(1, BOX, Target(BOX, 0.9)),)),))
+    (one,) = add_ignore_regions(pool, RegionLists((_others(7, 1),)), 50 / 150)[7].candidates
+    assert [box for box, _ in one.target.extras] == [tuple(map(float, box)) for box in BOXES[:2]]
+    # A label that single precision rounds is the same object as the rounded box.
+    label = (0.1, 0.1, 10.3, 10.7)
+    pool = SamplePool(
+        1, (QueryPool(7, Target(BOX, 1.0), (Candidate(1, BOX, Target(label, 0.9)),)),)
+    )
+    p = np.ones(1, np.float32)
+    same = RegionList(7, np.array([1]), np.array([label], np.float32), p, p)
+    (one,) = add_ignore_regions(pool, RegionLists((same,)), 1 - 1e-12)[7].candidates
+    assert one.target.extras == ()

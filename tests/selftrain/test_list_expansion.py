@@ -88,12 +88,14 @@ def test_the_likeliest_labels_are_the_instances() -> None:
         _candidate(9, 0.75),
         _candidate(2, 0.75),
         _candidate(3, 1.0, flat),
+        _candidate(6, 1.0, (2.0, 2.0, 2.5, 9.0)),
+        _candidate(8, 0.875, (3.0, 3.0, 4.0, 9.0)),
         _candidate(5, 0.25),
     )
     pool = SamplePool(1, (QueryPool(1, OWN, candidates), QueryPool(2, OWN, (_candidate(4, None),))))
-    instances = choose_instances(pool, 3)
-    assert instances[1].image_ids.tolist() == [2, 9, 4]
-    assert instances[1].localizer_scores.tolist() == [0.75, 0.75, 0.5]
+    instances = choose_instances(pool, 4)
+    assert instances[1].image_ids.tolist() == [8, 2, 9, 4]
+    assert instances[1].localizer_scores.tolist() == [0.875, 0.75, 0.75, 0.5]
     assert len(instances[2]) == 0
 
 
@@ -141,3 +143,17 @@ def test_lists_are_localized_in_parts() -> None:
         np.testing.assert_array_equal(joined[1].boxes[row], part[1].boxes[place])
         assert joined[1].probabilities[row] == part[1].probabilities[place]
     assert joined[2].probabilities.tolist() == known[2].probabilities.tolist()[::-1]
+    assert joined[2].boxes.dtype == joined[2].probabilities.dtype == np.float32
+
+
+def test_an_empty_list_is_localized_to_an_empty_one() -> None:
+    none = RankLists((_list(1, [], np.random.default_rng(0), True),))
+    (joined,) = join_localized(none, (none,)).lists
+    assert joined.boxes.shape == (0, 4)
+    assert joined.boxes.dtype == joined.probabilities.dtype == np.float32
+
+
+def test_lists_that_were_not_localized_cannot_be_joined() -> None:
+    lists = RankLists((_list(1, [8], np.random.default_rng(0)),))
+    with pytest.raises(AssertionError, match="^a localized list carries probabilities"):
+        join_localized(lists, (lists,))

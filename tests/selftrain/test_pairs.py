@@ -41,6 +41,24 @@ def test_stage_0_looks_in_the_query_image_with_distinct_engine_crops() -> None:
         assert len(set(pair.support)) == 5 and QUERY not in pair.support
 
 
+def test_a_label_is_no_y_in_stage_0() -> None:
+    assert {pair.target for pair in _draws(PairSampler(_pool(0, 3), OWN), 1)} == {QUERY}
+
+
+def test_crops_of_the_engine_are_drawn_in_stage_0_and_the_first_ones_later() -> None:
+    drawn = {i for pair in _draws(PairSampler(_pool(0, 0), OWN), 1) for i in pair.support}
+    assert drawn == set(range(8))
+    sampler = PairSampler(_pool(1, 2), OWN, swap_probability=0.0)
+    assert {frozenset(pair.support) for pair in _draws(sampler, 1)} == {frozenset(range(5))}
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_a_pair_is_of_its_query_and_has_crops_of_both(contrastive: bool) -> None:
+    for pair in _draws(PairSampler(_pool(1, 3), OWN, contrastive=contrastive), 1, 20):
+        assert pair.query_id == 1 and len(pair.support) == 5
+        assert len(set(pair.negative_support)) == (5 if contrastive else 0)
+
+
 @pytest.mark.parametrize("confident", [0, 2, 8])
 def test_a_swap_never_puts_one_image_on_both_sides(confident: int) -> None:
     for pair in _draws(PairSampler(_pool(1, confident), OWN), 1):
@@ -62,10 +80,31 @@ def test_swap_probability_one_is_the_papers_literal_always() -> None:
     assert all(pair.target != QUERY for pair in draws)
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_y_is_swapped_as_often_as_is_said(probability: float) -> None:
+    draws = _draws(PairSampler(_pool(1, 5), OWN, swap_probability=probability), 1, 1000)
+    swapped = sum(pair.target != QUERY for pair in draws) / 1000
+    # A deviation of 0.014.
+    assert swapped == pytest.approx(probability, abs=0.05 if probability else 0.0)
+
+
 def test_foreign_queries_share_no_images() -> None:
     sampler = PairSampler(_pool(1, 3), OWN)
     assert {pair.negative_id for pair in _draws(sampler, 1)} == {3}
     assert {pair.negative_id for pair in _draws(sampler, 3)} == {1, 2}
+
+
+def test_foreign_queries_share_at_most_a_part_of_the_shorter_list() -> None:
+    # Queries 1 and 2 share 6 of 9 images, their own ones counted.
+    for most, foreign in ((6 / 9, {2, 3}), (np.nextafter(6 / 9, 0), {3})):
+        sampler = PairSampler(_pool(1, 3), OWN, max_shared_images=most)
+        assert {pair.negative_id for pair in _draws(sampler, 1)} == foreign
+    # The only image of query 2 is one of the list of query 1.
+    parts = (_query_pool(1, 10, 0), _query_pool(2, 10, 0, count=1))
+    nothing = {1: frozenset(), 2: frozenset()}
+    for most, negative in ((0.6, None), (1.0, 2)):
+        sampler = PairSampler(SamplePool(0, parts), nothing, max_shared_images=most)
+        assert {pair.negative_id for pair in _draws(sampler, 1, 20)} == {negative}
 
 
 def test_contrastive_training_can_be_switched_off() -> None:
@@ -133,6 +172,14 @@ def test_queries_of_unknown_class_keep_the_rule_of_lists() -> None:
     shots = [_shot(1, 5), _shot(2, None), _shot(3, 5)]
     assert _negatives(_pool(0, 0), shots, 1) == {QUERY: {None}}
     assert _negatives(_pool(0, 0), shots, 2) == {QUERY: {3}}
+    assert _negatives(_pool(0, 0), shots, 3) == {QUERY: {2}}
+
+
+def test_queries_that_are_not_classified_keep_the_rule_of_lists() -> None:
+    shots = [_shot(1, 5), _shot(3, 6)]
+    sampler = PairSampler(_pool(0, 0), OWN, classified=shots)
+    for query_id, foreign in ((1, {3}), (2, {3}), (3, {1, 2})):
+        assert {pair.negative_id for pair in _draws(sampler, query_id)} == foreign
 
 
 def test_an_image_labelled_for_both_classes_is_no_null_ground_truth() -> None:

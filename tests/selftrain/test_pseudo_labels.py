@@ -30,6 +30,7 @@ def test_stage_0_targets_are_the_users_boxes_alone() -> None:
     pool = initial_pool([QUERY], _lists(), top_k=2)
     assert pool.stage == 0 and pool.num_targets == 0
     assert [c.image_id for c in pool[7].candidates] == [30, 10]
+    assert [c.box for c in pool[7].candidates] == [(0, 0, 10, 10), (5, 5, 20, 20)]
     assert pool[7].reference.box == (10, 10, 50, 60) and pool[7].reference.weight == 1.0
 
 
@@ -37,7 +38,7 @@ def test_boxes_above_the_threshold_become_targets_and_others_keep_the_engines_bo
     pool = initial_pool([QUERY], _lists(), top_k=3)
     following = select_pseudo_labels(pool, _lists(), _lists([0.995, 0.5, 0.75], shift=2), 0.75)
     one = following[7]
-    assert following.stage == 1
+    assert following.stage == 1 and one.reference == pool[7].reference
     # p must exceed tau: .75 does not.
     assert one.confident == (0,)
     assert one.candidates[0].target.weight == pytest.approx(0.995)
@@ -53,9 +54,15 @@ def test_labels_are_decided_anew_at_each_stage() -> None:
     assert first[7].confident == (0, 1, 2) and second[7].confident == (1,)
 
 
-def test_a_threshold_outside_0_1_is_refused() -> None:
-    with pytest.raises(ValueError, match="1.5"):
-        select_pseudo_labels(initial_pool([QUERY], _lists(), 3), _lists(), _lists([1, 1, 1]), 1.5)
+@pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])
+def test_a_threshold_outside_0_1_is_refused(tau: float) -> None:
+    with pytest.raises(ValueError, match=rf"^a threshold tau is in \(0, 1\), got {tau}"):
+        select_pseudo_labels(initial_pool([QUERY], _lists(), 3), _lists(), _lists([1, 1, 1]), tau)
+
+
+def test_lists_that_were_not_localized_label_nothing() -> None:
+    with pytest.raises(AssertionError, match="^a localized list carries probabilities"):
+        select_pseudo_labels(initial_pool([QUERY], _lists(), 3), _lists(), _lists(), 0.5)
 
 
 def test_dropped_labels_are_the_engines_boxes_again() -> None:

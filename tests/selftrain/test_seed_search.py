@@ -45,6 +45,27 @@ def test_the_shards_of_successive_rounds_are_all_images() -> None:
     assert shards[3] == shards[0] == sorted(shards[0])
 
 
+def test_one_shard_is_all_images_and_the_split_follows_the_seed() -> None:
+    assert _plan(scope="shard", keep_own_image=True)[0] == [1, 2, 3, 4, 5, 6]
+    shards = {"scope": "shard", "num_shards": 2, "keep_own_image": True}
+    first = [_plan(seed=seed, **shards)[0] for seed in range(8)]
+    assert _plan(**shards)[0] == first[0] and len(set(map(tuple, first))) > 2
+    # Of a permutation drawn from the seed, every second one.
+    mixed = np.random.default_rng(0).permutation([1, 2, 3, 4, 5, 6])
+    assert first[0] == sorted(mixed[1::2].tolist())
+
+
+def test_seeds_share_the_array_of_images_that_holds_none_of_their_own() -> None:
+    plan = SeedSearch(GALLERY).plan([_seed(0, 70), _seed(1, 80), _seed(2, 1)], 0)
+    assert plan[0] is plan[1] and plan[0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert plan[2].tolist() == [2, 3, 4, 5, 6]
+
+
+def test_nothing_to_search_is_an_empty_array_of_ids() -> None:
+    (images,) = SeedSearch({}).plan([_seed(0, 4)], 0).values()
+    assert images.dtype == np.int64 and len(images) == 0
+
+
 @pytest.mark.parametrize(
     ("reach", "keep", "expected"),
     [
@@ -63,14 +84,26 @@ def test_own_image_and_neighbours_in_the_sorted_folder(
 def test_the_shortlist_is_as_long_without_the_own_image() -> None:
     asked = []
 
-    def shortlist(seed: Query, length: int) -> np.ndarray:
-        asked.append(length)
-        return np.array([4, 6, 3, 1, 2])[:length]
+    def shortlist(seed: Query, length: int) -> list[int]:
+        asked.append((seed.id, length))
+        return [4, 6, 3, 1, 2][:length]
 
-    found = _plan(scope="shortlist", shortlist=shortlist, shortlist_length=2)
-    assert found == {0: [3, 6], 1: [4, 6]} and asked == [3, 3]
-    kept = _plan(scope="shortlist", shortlist=shortlist, shortlist_length=2, keep_own_image=True)
+    settings = {"scope": "shortlist", "shortlist": shortlist}
+    seeds = [*SEEDS, _seed(2, 5)]
+    found = _plan(seeds=seeds, shortlist_length=2, **settings)
+    assert found == {0: [3, 6], 1: [4, 6], 2: [4, 6]}
+    kept = _plan(shortlist_length=2, keep_own_image=True, **settings)
     assert kept == {0: [4, 6], 1: [4, 6]}
+    assert _plan(shortlist_length=1, **settings) == {0: [6], 1: [4]}
+    _plan(seeds=seeds[:1], **settings)
+    lengths = [(0, 3), (1, 3), (2, 3), (0, 2), (1, 2), (0, 2), (1, 2), (0, 101)]
+    assert asked == lengths
+
+
+def test_a_shortlist_of_nothing_is_an_empty_array_of_ids() -> None:
+    search = SeedSearch(GALLERY, scope="shortlist", shortlist=lambda seed, length: [])
+    (images,) = search.plan(SEEDS[:1], 0).values()
+    assert images.dtype == np.int64 and len(images) == 0
 
 
 def test_a_shortlist_of_embeddings_goes_by_the_best_region_of_an_image() -> None:
@@ -91,22 +124,43 @@ def test_a_shortlist_of_embeddings_goes_by_the_best_region_of_an_image() -> None
 def test_equal_images_are_in_the_order_of_ids() -> None:
     shortlist = EmbeddingShortlist({0: np.ones(1)}, np.ones((4, 1)), np.array([8, 2, 5, 2]))
     assert shortlist(_seed(0, 0), 2).tolist() == [2, 5]
+    # So many that a sort which is not stable would mix them.
+    similar = np.arange(300)[:, None] % 2 * np.ones(1)
+    shortlist = EmbeddingShortlist({0: np.ones(1)}, similar, np.arange(300))
+    assert shortlist(_seed(0, 0), 300).tolist() == [*range(1, 300, 2), *range(0, 300, 2)]
 
 
 def test_a_plan_by_image_is_the_same_plan() -> None:
     plan = SearchPlan({5: np.array([1, 3]), 2: np.array([3, 4]), 9: np.array([], np.int64)})
     found = {image_id: seeds.tolist() for image_id, seeds in plan.by_image().items()}
     assert found == {1: [5], 3: [2, 5], 4: [2]}
+    assert {seeds.dtype for seeds in plan.by_image().values()} == {np.dtype(np.int64)}
+    assert SearchPlan({9: np.array([], np.int64)}).by_image() == {}
     assert SearchPlan({}).by_image() == {}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scope": "camera"}, "SCOPE"),
-        ({"scope": "shortlist"}, "shortlist"),
-        ({"scope": "own"}, "nothing to search"),
-        ({"scope": "shard", "num_shards": 0}, "NUM_SHARDS"),
+        ({"scope": "camera"}, "^CST.RANK_LISTS.SCOPE is 'camera': use one of"),
+        (
+            {"scope": "shortlist"},
+            "^the scope 'shortlist' needs a shortlist and a length of at least",
+        ),
+        (
+            {"scope": "shortlist", "shortlist": print, "shortlist_length": 0},
+            "^the scope 'shortlist' needs",
+        ),
+        (
+            {"scope": "own"},
+            "^CST.RANK_LISTS.SCOPE 'own' without KEEP_OWN_IMAGE and with FOLDER_NEIGHBORS 0 leaves "
+            "nothing to search: set one of them$",
+        ),
+        (
+            {"scope": "shard", "num_shards": 0},
+            "^CST.RANK_LISTS needs NUM_SHARDS >= 1 and FOLDER_NEIGHBORS >= 0, got 0 and 0$",
+        ),
+        ({"folder_neighbors": -1}, "^CST.RANK_LISTS needs .* got 1 and -1$"),
     ],
 )
 def test_settings_that_make_no_sense_are_errors(settings: dict, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import numpy as np
@@ -95,7 +96,43 @@ def test_a_source_with_too_few_gives_all_and_the_others_no_more(
     few = {10: _proposals(1)[10]}
     seeds = _sample({"a": few, "b": _proposals(2)}, 40)
     assert count_by_source(seeds) == {"a": 5, "b": 20}
-    assert "source a has 5 proposals for its share of 20" in caplog.text
+    assert caplog.messages == [
+        "source a has 5 proposals for its share of 20 seeds: all are taken, and the other sources "
+        "keep their shares"
+    ]
+
+
+def test_a_source_with_just_its_share_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    few = {10: _proposals(1)[10]}
+    assert count_by_source(_sample({"a": _proposals(2), "b": few}, 10)) == {"a": 5, "b": 5}
+    assert caplog.messages == [
+        "5 seeds of 150 proposals from source a",
+        "5 seeds of 5 proposals from source b",
+    ]
+
+
+def test_a_source_without_a_seed_is_counted() -> None:
+    small = {10: (np.array([[0, 0, 5, 5]], np.float32), np.ones(1, np.float32))}
+    seeds = _sample({"a": _proposals(1), "b": small}, 10, box_filter=BoxFilter(min_side=6))
+    assert count_by_source(seeds) == {"a": 5, "b": 0}
+
+
+def test_one_seed_of_the_best_proposal_of_an_image() -> None:
+    seeds = _sample({"a": {10: _proposals(1)[10]}}, 1, top_k=1)
+    assert seeds.boxes.tolist() == _proposals(1)[10][0][:1].tolist()
+    kinds = {name: getattr(seeds, name).dtype for name in ("image_ids", "boxes", "scores")}
+    assert kinds == {"image_ids": np.int64, "boxes": np.float32, "scores": np.float32}
+
+
+def test_equal_proposals_keep_the_order_of_their_source() -> None:
+    boxes = np.array([[i, 0, i + 5, 5] for i in range(90)], np.float32)
+    # Two of three differ in double precision alone.
+    scores = np.array([0.5, 0.5 + 1e-12, 0.25] * 30)
+    found, of_boxes = seed_candidates((boxes, scores), _gallery()[10], 70, ALL)
+    expected = [i for i in range(90) if i % 3 < 2] + list(range(2, 30, 3))
+    assert found[:, 0].tolist() == expected
+    assert of_boxes.dtype == found.dtype == np.float32
 
 
 def test_the_filter_comes_before_the_cut_at_k_and_boxes_are_clipped() -> None:
@@ -110,8 +147,14 @@ def test_the_filter_comes_before_the_cut_at_k_and_boxes_are_clipped() -> None:
 def test_nothing_to_draw_is_an_error() -> None:
     with pytest.raises(ValueError, match="no proposal"):
         _sample({"a": _proposals(1)}, 5, box_filter=BoxFilter(min_side=500))
-    with pytest.raises(ValueError, match="source"):
-        _sample({}, 5)
+    for proposals, num_seeds, top_k, got in (
+        ({}, 5, 3, r"\[\], 5 and 3"),
+        ({"a": {}}, 0, 3, r"\['a'\], 0 and 3"),
+        ({"a": {}}, 5, 0, r"\['a'\], 5 and 0"),
+    ):
+        message = "^seeds need a source of proposals, num_seeds >= 1 and top_k >= 1, got " + got
+        with pytest.raises(ValueError, match=message):
+            _sample(proposals, num_seeds, top_k=top_k)
     with pytest.raises(KeyError, match="image 10"):
         _sample({"a": {10: _proposals(1)[10]}}, 5).queries({})
 
@@ -124,6 +167,16 @@ def test_seeds_survive_the_disk(tmp_path) -> None:
     assert back.source_names == seeds.source_names
     assert np.array_equal(back.sources, seeds.sources)
     assert np.array_equal(back.scores, seeds.scores)
+    for name in ("image_ids", "boxes", "scores", "sources"):
+        assert getattr(back, name).dtype == getattr(seeds, name).dtype
+
+
+def test_columns_of_other_shapes_are_named() -> None:
+    two, three = np.zeros(2, np.int64), np.zeros((3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"^query seeds: boxes is \(3, 4\), not \(2, 4\)"):
+        QuerySeeds(two, three, two.astype(np.float32), two, ("a",))
+    with pytest.raises(ValueError, match=r"^query seeds: scores is \(3,\), not \(2,\)"):
+        QuerySeeds(two, three[:2], three[:, 0], two, ("a",))
 
 
 def test_a_damaged_file_is_named(tmp_path) -> None:

@@ -55,10 +55,14 @@ def _draws(sampler: SeedPairSampler, query_id: int, count: int = 2000) -> Counte
         ([1.0, -1.0], 1.0, [1, 0]),
         ([-1.0, -1.0], 1.0, [1 / 2, 1 / 2]),
         ([1.0000001, -1.0000001], 1.0, [1, 0]),
+        ([3.0, 1.0], 1.0, [1 / 2, 1 / 2]),
     ],
 )
 def test_the_probabilities_of_eq_8(similarities, power: float, expected: list[float]) -> None:
-    assert sgs_probabilities(np.array(similarities), power).tolist() == pytest.approx(expected)
+    found = sgs_probabilities(np.array(similarities, np.float32), power)
+    assert found.tolist() == pytest.approx(expected) and found.dtype == np.float64
+    if power == 1:
+        assert sgs_probabilities(similarities).tolist() == pytest.approx(expected)
 
 
 def test_candidates_are_the_best_regions_of_other_images() -> None:
@@ -77,6 +81,8 @@ def test_candidates_are_the_best_regions_of_other_images() -> None:
     ("settings", "images"),
     [
         ({"top_k": -1}, [7, 8, 9]),
+        ({"top_k": 0}, []),
+        ({"top_k": 2, "gallery": {}}, [7, 8]),
         ({"top_k": 3, "one_box_per_image": False}, [7, 7, 8]),
         ({"top_k": 2, "keep_own_image": True}, [100, 7]),
     ],
@@ -92,7 +98,7 @@ def test_filtered_regions_make_room_for_the_next() -> None:
         SEEDS, LISTS, round_index=1, top_k=1, box_filter=BoxFilter(max_area=0.1), gallery=gallery
     )
     assert [one.image_id for one in pool[0].candidates] == [8]
-    with pytest.raises(ValueError, match="gallery"):
+    with pytest.raises(ValueError, match="^a filter of boxes needs the gallery"):
         pool_of_regions(SEEDS, LISTS, round_index=1, top_k=1, box_filter=BoxFilter())
 
 
@@ -102,12 +108,15 @@ def test_filtered_regions_make_room_for_the_next() -> None:
         ({"strategy": "sgs"}, {0: 1 / 2, 1: 1 / 3, 2: 1 / 6}),
         ({"strategy": "sgs", "top_k": 2}, {0: 3 / 5, 1: 2 / 5}),
         ({"strategy": "topk", "top_k": 2}, {0: 1 / 2, 1: 1 / 2}),
+        ({"strategy": "sgs", "power": 2.0}, {0: 9 / 14, 1: 4 / 14, 2: 1 / 14}),
         ({"strategy": "threshold", "threshold": 0.2}, {0: 1 / 2, 1: 1 / 2}),
+        ({"strategy": "threshold"}, {0: 1 / 2, 1: 1 / 2}),
         ({"strategy": "topk", "top_k": 1}, {0: 1}),
     ],
 )
 def test_how_often_each_candidate_is_drawn(settings: dict, expected: dict[int, float]) -> None:
-    pool, similarities = pool_of_regions(SEEDS, LISTS, round_index=1, top_k=-1)
+    # The seed of which nothing is left comes first.
+    pool, similarities = pool_of_regions(SEEDS[::-1], LISTS, round_index=1, top_k=-1)
     similarities[0] = similarities[0].astype(np.float64).round(6)
     sampler = SeedPairSampler(pool, similarities, **settings)
     # Nothing was found for seed 1 but on its own image.
@@ -121,11 +130,16 @@ def test_settings_that_make_no_sense_are_errors() -> None:
     pool, similarities = pool_of_regions(SEEDS, LISTS, round_index=1, top_k=-1)
     with pytest.raises(ValueError, match="STRATEGY"):
         SeedPairSampler(pool, similarities, strategy="rss")
-    with pytest.raises(ValueError, match="TOP_K"):
-        SeedPairSampler(pool, similarities, top_k=0)
+    for top_k in (0, -2):
+        with pytest.raises(ValueError, match=f"^CST.SAMPLING.TOP_K is at least 1, .* got {top_k}"):
+            SeedPairSampler(pool, similarities, top_k=top_k)
     with pytest.raises(ValueError, match="seed 0 has 3 candidates"):
         SeedPairSampler(pool, {**similarities, 0: np.ones(2)})
-    with pytest.raises(ValueError, match="KEEP_OWN_IMAGE"):
+    message = (
+        "^no seed of round 1 has a region to train on: the lists are empty, hold only the seeds' "
+        r"own images \(CST.RANK_LISTS.KEEP_OWN_IMAGE\), or nothing passes CST.SAMPLING.THRESHOLD"
+    )
+    with pytest.raises(ValueError, match=message):
         SeedPairSampler(pool, similarities, strategy="threshold", threshold=0.9)
 
 
@@ -191,5 +205,17 @@ def test_seeds_whose_regions_agree_stay(fraction: float, top_k: int, expected: l
 
 @pytest.mark.parametrize(("fraction", "top_k"), [(0.0, 1), (1.1, 1), (0.5, 0)])
 def test_other_parts_of_the_seeds_are_refused(fraction: float, top_k: int) -> None:
-    with pytest.raises(ValueError, match="SEED_FRACTION"):
+    message = (
+        f"^CST.SAMPLING.SEED_FRACTION is {fraction} and SEED_TOP_K {top_k}: use a part in "
+        r"\(0, 1\] and at least 1 region$"
+    )
+    with pytest.raises(ValueError, match=message):
         agreeing_seeds(LISTS, fraction, top_k)
+
+
+def test_equal_seeds_stay_in_the_order_of_their_lists_and_empty_ones_come_last() -> None:
+    lists = RegionLists(tuple(_list(i, [1], [0.25 + 0.5 * (i % 2)]) for i in range(100)))
+    kept = [one.query_id for one in agreeing_seeds(lists, 0.7, 1).lists]
+    assert kept == sorted([*range(1, 100, 2), *range(0, 40, 2)])
+    lists = RegionLists((_list(4, [], []), _list(5, [1], [-1.0])))
+    assert [one.query_id for one in agreeing_seeds(lists, 0.5, 1).lists] == [5]

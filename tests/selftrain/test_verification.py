@@ -49,7 +49,7 @@ def test_shots_that_are_not_similar_have_no_vote() -> None:
     ("similarities", "k"), [(np.zeros((1, 2)), 0), (np.zeros((1, 3)), 1), (np.zeros((2, 2)), 1)]
 )
 def test_what_does_not_fit_is_an_error(similarities: np.ndarray, k: int) -> None:
-    with pytest.raises(ValueError, match="a vote needs k >= 1"):
+    with pytest.raises(ValueError, match="^a vote needs k >= 1, .* 1 boxes and 2 shots$"):
         verify_labels(similarities, np.array([1, 2]), np.array([1]), k)
 
 
@@ -78,6 +78,13 @@ def test_the_labels_most_like_the_shots_of_their_class_stay(part: float) -> None
         assert min(means[i] for i in chosen) >= means[best[count - 1]] - 1e-9
     # A class without shots has nothing to agree with.
     assert not any(kept[i] for i in range(40) if boxes[i] == 91)
+
+
+def test_of_equal_labels_the_first_stay() -> None:
+    similarities = np.tile([[0.5], [0.25]], (100, 1))
+    kept = most_similar_labels(similarities, np.array([1]), np.ones(200, int), 0.75)
+    assert kept.dtype == bool
+    assert np.flatnonzero(kept).tolist() == sorted([*range(0, 200, 2), *range(1, 100, 2)])
 
 
 @pytest.mark.parametrize("part", [0.0, 1.5])
