@@ -32,8 +32,8 @@ def test_iterations_learn_from_the_same_pictures_and_curves_agree() -> None:
     for row in (parts, mixed):
         assert 0 < row["max_abs_diff"] < 0.2 * row["first_loss"]
         assert 0 < row["mean_abs_diff"] < 0.2 * row["first_loss"]
-    # Rounding, and with it another sampled anchor now and then, is less than other seeds make.
-    assert mixed["max_abs_diff"] < 0.05 * mixed["first_loss"]
+        # Random weights make much of a rounding, and of another sampled anchor as much.
+        assert row["mean_abs_diff"] < 3 * row["noise"]
 
 
 def test_noise_is_between_seeds_and_the_difference_to_each_of_them() -> None:
