@@ -109,7 +109,9 @@ class Experiment:
         if set(args.rows) - {"tfa"}:
             self._train_net(args.config_file, self.folder / "base", "FEW_SHOT.STEP", "base")
         if "tfa" in args.rows:
-            self._train_net(args.tfa_config, self.folder / "tfa_base", "FEW_SHOT.STEP", "tfa_base")
+            # It takes none of the shots, but the draw of a task has to be there.
+            step = ("FEW_SHOT.STEP", "tfa_base", *_drawn(args.shots[0], args.seeds[0]))
+            self._train_net(args.tfa_config, self.folder / "tfa_base", *step)
         for shots in args.shots:
             for seed in args.seeds:
                 for row in args.rows:
@@ -122,7 +124,7 @@ class Experiment:
     def _row(self, row: str, task: FewShotTask) -> dict:
         """Metrics and facts of one row."""
         place = self.folder / f"{task.shots}shot_seed{task.seed}" / row
-        drawn = ("FEW_SHOT.SHOTS", str(task.shots), "FEW_SHOT.SEED", str(task.seed))
+        drawn = _drawn(task.shots, task.seed)
         if row == "tfa":
             weights = ("MODEL.WEIGHTS", str(self.folder / "tfa_base" / TFA_WEIGHTS))
             step = ("FEW_SHOT.STEP", "tfa_finetune")
@@ -152,6 +154,11 @@ class Experiment:
         write_json_atomic(self.folder / "few_shot.json", results)
         (self.folder / "few_shot.md").write_text(table + "\n")
         return table
+
+
+def _drawn(shots: int, seed: int) -> tuple[str, ...]:
+    """The keys of a draw."""
+    return "FEW_SHOT.SHOTS", str(shots), "FEW_SHOT.SEED", str(seed)
 
 
 def build_table(results: dict) -> str:

@@ -94,6 +94,9 @@ def test_the_row_tfa_is_two_steps_and_reads_what_the_second_leaves(
         ("tfa.yaml", "tfa_base"),
         ("tfa.yaml", "1shot_seed0/tfa"),
     ]
+    # Both name a draw that was asked for: the data may have no other.
+    for _, _, keys in steps:
+        assert (keys["FEW_SHOT.SHOTS"], keys["FEW_SHOT.SEED"]) == ("1", "0")
     assert steps[1][2]["MODEL.WEIGHTS"] == str(tmp_path / "tfa_base" / "detector.pth")
     assert results["tfa"]["1"]["0"]["metrics"]["nAP50"] == 8.0
     assert "| 4.0" in (tmp_path / "few_shot.md").read_text()
