@@ -99,6 +99,14 @@ def training_losses(model: nn.Module, items: list[dict]) -> dict[str, torch.Tens
         return model(items)
 
 
+def assert_all_learns(model: nn.Module, losses: dict[str, torch.Tensor]) -> None:
+    """The losses are finite, and their gradients reach every parameter that is trained."""
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, f"no gradient for {without[:5]}"
+
+
 def encoded(model: nn.Module, num_queries: int) -> tuple[dict, torch.Tensor, list]:
     """Maps of a picture, kernels of random queries, and the picture's size."""
     images = model.preprocess([random_pixels(0, 3, 96, 128)])

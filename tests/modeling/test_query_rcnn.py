@@ -7,7 +7,13 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 
-from .query_models import assert_same, config_of, training_item, training_losses
+from .query_models import (
+    assert_all_learns,
+    assert_same,
+    config_of,
+    training_item,
+    training_losses,
+)
 
 PRESETS = ["Base-SPIL-tiny.yaml", "Base-SPIL-fast.yaml", "Base-SPIL-paper.yaml"]
 
@@ -46,10 +52,7 @@ def test_training_losses_are_finite_and_reach_every_trained_parameter(preset, ne
     losses = training_losses(model, [_item(i, cfg.MODEL.MASK_ON, negative) for i in range(2)])
     names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
     assert set(losses) == names
-    assert all(torch.isfinite(loss) for loss in losses.values()), losses
-    sum(losses.values()).backward()
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not without, f"no gradient for {without[:5]}"
+    assert_all_learns(model, losses)
 
 
 def test_items_without_a_foreign_query_go_into_one_batch_with_others(preset) -> None:
