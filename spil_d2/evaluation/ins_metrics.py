@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ops.numpy_boxes import paired_iou
 from .ins_protocol import ProtocolQuery
 
 CMC_RANKS = (1, 5, 10, 20)
@@ -222,21 +223,8 @@ def _best_gt(
     best, best_iou = first.copy(), np.full(len(images), -1.0)
     for k in range(int(counts.max(initial=0))):
         rows = np.flatnonzero(counts > k)
-        iou = _paired_iou(boxes[rows], query.gt_boxes[first[rows] + k])
+        iou = paired_iou(boxes[rows], query.gt_boxes[first[rows] + k])
         is_better = iou > best_iou[rows]
         best[rows[is_better]] = first[rows[is_better]] + k
         best_iou[rows[is_better]] = iou[is_better]
     return best, best_iou
-
-
-def _paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,) IoU of box i with other box i, float64; 0 where both are without area."""
-    a, b = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
-    overlap = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = np.clip(overlap, 0.0, None).prod(axis=1)
-    union = _areas(a) + _areas(b) - intersection
-    return intersection / np.maximum(union, np.finfo(np.float64).tiny)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
