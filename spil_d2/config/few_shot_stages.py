@@ -26,7 +26,8 @@ def add_few_shot_stage_config(cfg: CN) -> None:
     # Pseudo labels that the shots speak against go, by the embeddings of SEARCH.ENGINE (beyond the
     # paper). METHOD "vote": one stays only where the K nearest shots of all classes vote for its
     # class, each with its similarity to the box. "mean": of each class's labels the part KEEP that
-    # is most similar to its shots on the average.
+    # is most similar to its shots on the average. "oracle": the ground truth takes the wrong ones
+    # away, for studies of what verification could do at most.
     cfg.FEW_SHOT.VERIFY = CN()
     cfg.FEW_SHOT.VERIFY.ENABLED = False
     cfg.FEW_SHOT.VERIFY.METHOD = "vote"

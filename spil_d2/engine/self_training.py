@@ -23,7 +23,7 @@ from ..utils.artifacts import check_fingerprint, is_published, publish_directory
 from .box_refinement import BoxRefiner
 from .coattention_labels import CoAttentionLabeler
 from .label_settings import LabelSettings
-from .label_verification import LabelVerifier
+from .label_verification import Verifier
 from .list_expansion import EXPANDED, INSTANCES, Expansion, ListExpander
 from .localizer import Localizer
 from .pool_statistics import pool_statistics
@@ -83,7 +83,7 @@ class SelfTraining:
         num_crops: int,
         cache_vectors: bool,
         expander: ListExpander | None = None,
-        verifier: LabelVerifier | None = None,
+        verifier: Verifier | None = None,
         labels: LabelSettings | None = None,
     ):
         """

@@ -41,7 +41,8 @@ def build_self_training(
         gallery: records of the dataset that is trained on.
         queries: of that dataset.
         rank_lists: of the search engine, one a query.
-        ground_truth: judges the stages where it is known; training never sees it.
+        ground_truth: judges the stages where it is known; training sees it with
+            FEW_SHOT.VERIFY.METHOD "oracle" alone.
         directory: the stages are published below it.
         fingerprint: of what they depend on.
 
@@ -64,7 +65,7 @@ def build_self_training(
         num_crops=cfg.MODEL.QUERY.NUM_CROPS,
         cache_vectors=cfg.MODEL.QUERY.CACHE_VECTORS,
         expander=build_list_expander(cfg, gallery, queries),
-        verifier=build_verifier(cfg, gallery, queries),
+        verifier=build_verifier(cfg, gallery, queries, ground_truth),
         labels=LabelSettings.from_config(cfg),
     )
 

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spil_d2.engine.label_verification import LabelVerifier
+from spil_d2 import get_cfg
+from spil_d2.engine.label_verification import LabelVerifier, OracleVerifier, build_verifier
+from spil_d2.evaluation import GroundTruth
 from spil_d2.retrieval.index import create_region_index
 from spil_d2.structures import (
     Candidate,
@@ -102,3 +104,31 @@ def test_a_pool_without_labels_stays(files) -> None:
 def test_what_cannot_vote_is_refused(files, category: int | None, k: int) -> None:
     with pytest.raises(ValueError, match="FEW_SHOT.VERIFY needs K >= 1"):
         _verifier(files, [_shot(1, files[0], LEFT, category)], k)
+
+
+def test_the_oracle_keeps_what_the_truth_agrees_with(caplog) -> None:
+    other_third = (13.0, 0.0, 20.0, 10.0)
+    truth = GroundTruth(
+        # Image 1 has two boxes; of RIGHT the last third is more than one half.
+        {1: {0: np.array([LEFT]), 1: np.array([LEFT, other_third])}},
+        {1: frozenset(), 2: frozenset()},
+        frozenset({0, 1, 2}),
+    )
+    pool = _pool((1, (RIGHT, RIGHT, LEFT)), (2, (LEFT, None)))
+    after = OracleVerifier(truth).verify(pool, _lists(1, 2))
+    assert after == _pool((1, (None, RIGHT, None)), (2, (None, None)))
+    assert "the ground truth has chosen 1 of 4 pseudo labels" in caplog.text
+
+
+def test_the_oracle_leaves_a_pool_without_labels() -> None:
+    truth = GroundTruth({}, {1: frozenset()}, frozenset({0}))
+    pool = _pool((1, (None,)))
+    assert OracleVerifier(truth).verify(pool, _lists(1)) == pool
+
+
+def test_an_oracle_without_truth_is_refused() -> None:
+    cfg = get_cfg()
+    cfg.FEW_SHOT.VERIFY.ENABLED, cfg.FEW_SHOT.VERIFY.METHOD = True, "oracle"
+    cfg.DATASETS.TRAIN = ("my_photos",)
+    with pytest.raises(ValueError, match="'my_photos' has none: use one of"):
+        build_verifier(cfg, [], [], None)

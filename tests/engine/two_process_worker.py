@@ -126,7 +126,7 @@ def _make_stages(cfg, gallery: list[dict], queries: list[Query], output: Path) -
         num_crops=cfg.MODEL.QUERY.NUM_CROPS,
         cache_vectors=True,
         expander=build_list_expander(cfg, gallery, queries),
-        verifier=build_verifier(cfg, gallery, queries),
+        verifier=build_verifier(cfg, gallery, queries, None),
         labels=LabelSettings.from_config(cfg),
     )
     pools = [training.pool(stage, iteration=stage) for stage in (0, 1)]
