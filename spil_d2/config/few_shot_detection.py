@@ -28,6 +28,9 @@ def add_few_shot_detection_config(cfg: CN) -> None:
     cfg.FEW_SHOT.GAMMAS = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     # Held-out base images that GAMMA is chosen on, at most.
     cfg.FEW_SHOT.GAMMA_IMAGES = 200
+    # The similarity is a cosine seen from the mean descriptor of so many unlabeled pictures at
+    # most; 0: seen from 0, as features are.
+    cfg.FEW_SHOT.CENTRE_IMAGES = 200
     # Pictures of detections that are drawn of each class.
     cfg.FEW_SHOT.NUM_PICTURES = 8
     cfg.FEW_SHOT.BASE = CN()

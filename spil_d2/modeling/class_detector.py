@@ -37,12 +37,18 @@ def describe_boxes(model: QueryRCNN, features: dict[str, Tensor], boxes: Tensor)
     return F.normalize(pooled.mean(dim=(2, 3)), dim=1)
 
 
+def seen_from(centre: Tensor, descriptors: Tensor) -> Tensor:
+    """Directions from a centre: (R, D) of unit length, for a centre (D,)."""
+    return F.normalize(descriptors - centre, dim=1)
+
+
 @META_ARCH_REGISTRY.register()
 class ClassRCNN(nn.Module):
     """Detects N classes, each by its mean kernel (D26), on features encoded once an image.
 
     The score of a box is p * s ** γ: p of the localizer, s in [0, 1] the cosine between the
-    descriptor of the box and the mean descriptor of the class's shots.
+    descriptor of the box and the class's, both seen from a centre. Features of any two things share
+    much of their direction; seen from the mean of ordinary pictures, what differs counts.
     """
 
     @configurable
@@ -52,6 +58,7 @@ class ClassRCNN(nn.Module):
         detector: QueryRCNN,
         kernels: Tensor,
         descriptors: Tensor,
+        centre: Tensor | None = None,
         class_ids: Sequence[int] | None = None,
         gamma: float = 0.0,
         detections_per_image: int = 100,
@@ -60,7 +67,9 @@ class ClassRCNN(nn.Module):
         Args:
             detector: the localizer.
             kernels: (N, *K).
-            descriptors: (N, D) of unit length; (N, 0) where `gamma` is 0.
+            descriptors: (N, D) of unit length, of the classes as they are seen from the centre;
+                (N, 0) where `gamma` is 0.
+            centre: (D,), taken off the boxes' descriptors; None: 0.
             class_ids: what `pred_classes` are for each class; None: 0 .. N - 1.
             gamma: γ >= 0; 0 leaves the similarity out.
             detections_per_image: best detections of an image over all classes. The heads have
@@ -71,6 +80,7 @@ class ClassRCNN(nn.Module):
         """
         super().__init__()
         ids = list(range(len(kernels))) if class_ids is None else list(class_ids)
+        centre = descriptors.new_zeros(descriptors.shape[1]) if centre is None else centre
         if not len(kernels) == len(descriptors) == len(ids) > 0:
             raise ValueError(
                 f"{len(kernels)} kernels, {len(descriptors)} descriptors and {len(ids)} ids: a "
@@ -81,11 +91,17 @@ class ClassRCNN(nn.Module):
                 f"gamma is {gamma} with descriptors of width {descriptors.shape[1]}: use 0, or a "
                 "positive number with descriptors"
             )
+        if centre.shape != descriptors.shape[1:]:
+            raise ValueError(
+                f"a centre of shape {tuple(centre.shape)} with descriptors of width "
+                f"{descriptors.shape[1]}: they have one width"
+            )
         self.detector = detector
         self.gamma = gamma
         self.detections_per_image = detections_per_image
         self.register_buffer("kernels", kernels)
         self.register_buffer("descriptors", descriptors)
+        self.register_buffer("centre", centre)
         self.register_buffer("class_ids", torch.tensor(ids, dtype=torch.int64))
 
     @classmethod
@@ -97,6 +113,7 @@ class ClassRCNN(nn.Module):
             "detector": QueryRCNN(cfg),
             "kernels": torch.zeros(count, *node.KERNEL_SHAPE),
             "descriptors": torch.zeros(count, node.DESCRIPTOR_WIDTH),
+            "centre": torch.zeros(node.DESCRIPTOR_WIDTH),
             "gamma": node.GAMMA,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
@@ -149,7 +166,7 @@ class ClassRCNN(nn.Module):
         merged = Instances(found[0].image_size, pred_boxes=Boxes(boxes), scores=p, probabilities=p)
         merged.pred_classes = self.class_ids[rows]
         if self.gamma > 0:
-            shown = describe_boxes(self.detector, features, boxes)
+            shown = seen_from(self.centre, describe_boxes(self.detector, features, boxes))
             merged.similarities = (shown * self.descriptors[rows]).sum(dim=1).clamp(0, 1)
             merged.scores = p * merged.similarities**self.gamma
         best = torch.argsort(merged.scores, descending=True, stable=True)

@@ -71,16 +71,26 @@ def test_the_best_detections_of_all_classes_are_kept(model, kernels, item, one_b
     assert torch.allclose(found.pred_boxes.tensor, boxes, atol=1e-2)
 
 
-def test_gamma_weighs_by_the_similarity(model, kernels, item, one_by_one) -> None:
+@pytest.mark.parametrize("distance", [0.0, 0.3])
+def test_gamma_weighs_by_the_similarity(model, kernels, item, one_by_one, distance) -> None:
     width = model.correlation_head.correlation["fused"].in_channels
     generator = torch.Generator().manual_seed(2)
     descriptors = torch.nn.functional.normalize(torch.rand(3, width, generator=generator), dim=1)
-    detector = ClassRCNN(detector=model, kernels=kernels, descriptors=descriptors, gamma=2.0).eval()
+    centre = distance * torch.rand(width, generator=generator) / width**0.5
+    detector = ClassRCNN(
+        detector=model,
+        kernels=kernels,
+        descriptors=descriptors,
+        # Without one, the centre is 0.
+        centre=centre if distance else None,
+        gamma=2.0,
+    ).eval()
     found = detector([item])[0]["instances"]
     with torch.no_grad():
         features = model.encode_gallery(model.preprocess([item["image"]]))
         shown = describe_boxes(model, features, found.pred_boxes.tensor / 2)
-    expected = (shown * descriptors[found.pred_classes]).sum(dim=1).clamp(0, 1)
+    own = descriptors[found.pred_classes]
+    expected = torch.nn.functional.cosine_similarity(shown - centre, own).clamp(0, 1)
     assert torch.allclose(found.similarities, expected, atol=1e-3)
     assert torch.allclose(found.scores, found.probabilities * found.similarities**2)
     assert torch.all(found.scores[:-1] >= found.scores[1:])
@@ -102,6 +112,10 @@ def test_what_does_not_fit_is_refused(model, kernels, item) -> None:
         ClassRCNN(detector=model, kernels=kernels, descriptors=torch.zeros(2, 0))
     with pytest.raises(ValueError, match="gamma is 1"):
         ClassRCNN(detector=model, kernels=kernels, descriptors=torch.zeros(3, 0), gamma=1)
+    with pytest.raises(ValueError, match=r"a centre of shape \(4,\) with descriptors of width 5"):
+        ClassRCNN(
+            detector=model, kernels=kernels, descriptors=torch.zeros(3, 5), centre=torch.zeros(4)
+        )
     detector = ClassRCNN(detector=model, kernels=kernels, descriptors=torch.zeros(3, 0))
     detector.train()
     with pytest.raises(RuntimeError, match="eval"):

@@ -16,6 +16,7 @@ from detectron2.data import (
 from detectron2.evaluation import COCOEvaluator, inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from ...data.datasets.instance_search import get_queries
 from ...modeling import ClassRCNN, QueryRCNN
 from ...structures import Query, Reference
 from ..localizer import LocalizerSettings
-from .kernels import ClassKernels, class_kernels
+from .kernels import ClassKernels, class_kernels, mean_descriptor
 from .task import FewShotTask, with_keys
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def build_detector(
         detector=model,
         kernels=kernels.kernels,
         descriptors=kernels.descriptors,
+        centre=kernels.centre,
         class_ids=[class_ids[one] for one in kernels.categories],
         gamma=gamma,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -112,13 +114,30 @@ def base_shots(task: FewShotTask) -> list[Query]:
     return shots
 
 
-def resolve_gamma(cfg, model: QueryRCNN, task: FewShotTask, folder: Path) -> float:
+def similarity_centre(cfg, model: QueryRCNN, gallery: Sequence[dict]) -> Tensor | None:
+    """(D,) where similarities are seen from (`mean_descriptor`); None where FEW_SHOT.GAMMA is 0.
+
+    Args:
+        cfg: FEW_SHOT.GAMMA and CENTRE_IMAGES.
+        model: that will detect.
+        gallery: the unlabeled pictures.
+    """
+    if cfg.FEW_SHOT.GAMMA == 0:
+        return None
+    settings = LocalizerSettings.from_config(cfg)
+    return mean_descriptor(model, settings, gallery, cfg.FEW_SHOT.CENTRE_IMAGES)
+
+
+def resolve_gamma(
+    cfg, model: QueryRCNN, task: FewShotTask, centre: Tensor | None, folder: Path
+) -> float:
     """γ of FEW_SHOT.GAMMA, or the best of FEW_SHOT.GAMMAS on held-out base images.
 
     Args:
         cfg: frozen.
         model: that will detect.
         task: whose base classes are judged.
+        centre: of `similarity_centre`.
         folder: for what Detectron2's evaluator writes.
     """
     if cfg.FEW_SHOT.GAMMA != AUTO_GAMMA:
@@ -127,7 +146,7 @@ def resolve_gamma(cfg, model: QueryRCNN, task: FewShotTask, folder: Path) -> flo
     gallery = gallery[:: max(1, len(gallery) // cfg.FEW_SHOT.GAMMA_IMAGES)]
     gallery = gallery[: cfg.FEW_SHOT.GAMMA_IMAGES]
     shots = base_shots(task)
-    kernels = class_kernels(model, LocalizerSettings.from_config(cfg), shots, with_descriptors=True)
+    kernels = class_kernels(model, LocalizerSettings.from_config(cfg), shots, centre=centre)
     ids = MetadataCatalog.get(task.base_val).thing_dataset_id_to_contiguous_id
     wide = with_keys(cfg, TEST__DETECTIONS_PER_IMAGE=_TUNING_DETECTIONS)
     # Any γ > 0 gives similarities; the cut to the best comes after rescoring.

@@ -20,7 +20,13 @@ from ...structures import Query
 from ...utils.artifacts import file_sha256, fingerprint, write_json_atomic
 from ..localizer import LocalizerSettings
 from ..training_run import kept_keys
-from .detection import build_detector, build_test_loader, resolve_gamma, task_shots
+from .detection import (
+    build_detector,
+    build_test_loader,
+    resolve_gamma,
+    similarity_centre,
+    task_shots,
+)
 from .export import export_detector
 from .kernels import ClassKernels, class_kernels
 from .pictures import draw_detections
@@ -66,10 +72,11 @@ def evaluate_few_shot(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULTS).unlink(missing_ok=True)
     comm.synchronize()
-    gamma = resolve_gamma(cfg, model, task, folder)
+    centre = similarity_centre(cfg, model, DatasetCatalog.get(task.search))
+    gamma = resolve_gamma(cfg, model, task, centre, folder)
     shots = task_shots(cfg, task)
     settings = LocalizerSettings.from_config(cfg)
-    kernels = class_kernels(model, settings, shots, extra, with_descriptors=gamma > 0)
+    kernels = class_kernels(model, settings, shots, extra, centre=centre if gamma > 0 else None)
     metrics = _judge(cfg, task, model, kernels, gamma, folder)
     if not comm.is_main_process():
         return {}

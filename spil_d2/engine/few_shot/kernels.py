@@ -5,6 +5,7 @@ Shape shorthand: N: classes, K: shape of a kernel, D: width of a descriptor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from ...data.gallery_loader import GalleryDataset, build_gallery_loader
 from ...data.pair_mapper import read_crops
 from ...modeling import QueryRCNN
-from ...modeling.class_detector import describe_boxes
+from ...modeling.class_detector import describe_boxes, seen_from
 from ...structures import Query, Reference
 from ..localizer import LocalizerSettings
 
@@ -30,13 +31,15 @@ class ClassKernels:
     Attributes:
         categories: N category ids, ascending.
         kernels: (N, *K) float32, means of the shots' kernels.
-        descriptors: (N, D) float32 of unit length, of the shots' mean descriptors; (N, 0) where
-            none were asked for.
+        descriptors: (N, D) float32 of unit length, the mean directions of the shots' descriptors
+            from the centre; (N, 0) without one.
+        centre: (D,) float32, of `mean_descriptor`, or (0,).
     """
 
     categories: tuple[int, ...]
     kernels: Tensor
     descriptors: Tensor
+    centre: Tensor
 
 
 def class_kernels(
@@ -45,7 +48,7 @@ def class_kernels(
     shots: Sequence[Query],
     extra: Sequence[Query] = (),
     *,
-    with_descriptors: bool = False,
+    centre: Tensor | None = None,
 ) -> ClassKernels:
     """Mean kernels of classes.
 
@@ -54,7 +57,8 @@ def class_kernels(
         settings: geometry of crops and test pictures.
         shots: queries with a `category_id`; all their references count.
         extra: instances that query expansion has found; each counts as a shot.
-        with_descriptors: describe the classes too, for score = p * similarity ** γ.
+        centre: (D,) float32 on the CPU; describe the classes as they are seen from there, for
+            score = p * similarity ** γ. None: do not describe them.
 
     Raises:
         ValueError: no shot, or one without a class.
@@ -64,13 +68,47 @@ def class_kernels(
     with inference_context(model), torch.no_grad():
         for places in references.values():
             kernels.append(_mean_kernel(model, settings, places))
-            if with_descriptors:
-                descriptors.append(_mean_descriptor(model, settings, places))
+            if centre is not None:
+                directions = seen_from(centre, _descriptors(model, settings, places))
+                descriptors.append(F.normalize(directions.mean(dim=0), dim=0))
+    centre = torch.zeros(0) if centre is None else centre
     return ClassKernels(
         tuple(references),
         torch.stack(kernels),
-        torch.stack(descriptors) if with_descriptors else torch.zeros(len(references), 0),
+        torch.stack(descriptors) if descriptors else torch.zeros(len(references), 0),
+        centre,
     )
+
+
+def mean_descriptor(
+    model: QueryRCNN, settings: LocalizerSettings, gallery: Sequence[dict], count: int
+) -> Tensor:
+    """What ordinary pictures look like: the centre that similarities are seen from.
+
+    Args:
+        model: the trained localizer; used in evaluation mode.
+        settings: geometry of test pictures.
+        gallery: dataset dicts with "width" and "height"; unlabeled ones do.
+        count: whole pictures that are described, at most, evenly spaced in the gallery.
+
+    Returns:
+        (D,) float32 on the CPU; zeros for `count` 0, from where similarities are plain cosines.
+
+    Raises:
+        ValueError: an empty gallery.
+    """
+    if not gallery:
+        raise ValueError("there are no pictures to take a mean descriptor of")
+    step = math.ceil(len(gallery) / max(count, 1))
+    with inference_context(model), torch.no_grad():
+        whole = [_whole_picture(one) for one in gallery[::step]]
+        mean = _descriptors(model, settings, whole).mean(dim=0)
+    return mean if count else torch.zeros_like(mean)
+
+
+def _whole_picture(record: dict) -> Reference:
+    width, height = record["width"], record["height"]
+    return Reference(record["file_name"], width, height, (0.0, 0.0, float(width), float(height)))
 
 
 def _by_class(queries: Sequence[Query]) -> dict[int, list[Reference]]:
@@ -97,10 +135,10 @@ def _mean_kernel(
     return torch.cat(vectors).mean(dim=0)
 
 
-def _mean_descriptor(
+def _descriptors(
     model: QueryRCNN, settings: LocalizerSettings, references: Sequence[Reference]
 ) -> Tensor:
-    """(D,) of unit length on the CPU, of boxes on whole pictures as detections are."""
+    """(R, D) on the CPU, of boxes on whole pictures as detections are."""
     records = [{"file_name": one.file_name, "image_id": i} for i, one in enumerate(references)]
     dataset = GalleryDataset(records, settings.min_size, settings.max_size, settings.image_format)
     rows = []
@@ -110,4 +148,4 @@ def _mean_descriptor(
         scale = torch.tensor([width / item["width"], height / item["height"]] * 2)
         box = torch.tensor([reference.box]) * scale
         rows.append(describe_boxes(model, model.encode_gallery(images), box).cpu())
-    return F.normalize(torch.cat(rows).mean(dim=0), dim=0)
+    return torch.cat(rows)

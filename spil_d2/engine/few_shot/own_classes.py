@@ -26,7 +26,7 @@ from ..localizer import LocalizerSettings
 from ..pair_trainer import load_localizer
 from ..pipeline import FINAL_WEIGHTS, train
 from ..presets import resolve_config
-from .detection import build_detector, build_test_loader, detect_classes
+from .detection import build_detector, build_test_loader, detect_classes, similarity_centre
 from .export import export_detector
 from .kernels import class_kernels
 from .own_shots import OwnShot, OwnTask, load_task, publish_task, read_shots
@@ -212,6 +212,7 @@ def _train(
     # γ needs base classes to be chosen on, which a user's folder does not have.
     gamma = max(cfg.FEW_SHOT.GAMMA, 0.0)
     settings = LocalizerSettings.from_config(cfg)
-    kernels = class_kernels(model, settings, task.queries, extra, with_descriptors=gamma > 0)
+    centre = similarity_centre(cfg, model, task.gallery) if gamma > 0 else None
+    kernels = class_kernels(model, settings, task.queries, extra, centre=centre)
     ids = {place: place for place in range(len(task.classes))}
     return build_detector(cfg, model, kernels, ids, gamma), cfg
