@@ -35,6 +35,8 @@ from spil_d2.evaluation.few_shot import mean_interval
 from spil_d2.utils.artifacts import write_json_atomic
 
 QE = ("FEW_SHOT.QE.ENABLED", "True")
+SIMILAR = ("FEW_SHOT.VERIFY.ENABLED", "True", "FEW_SHOT.VERIFY.METHOD", "mean")
+IGNORE = ("FEW_SHOT.IGNORE_OTHERS.ENABLED", "True")
 ROWS: dict[str, tuple[str, ...]] = {
     # (a) A fine-tuned Faster R-CNN in the manner of TFA.
     "tfa": (),
@@ -48,10 +50,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "qe": QE,
     # (e) What is beyond the paper, each on top of (d).
     "verify": (*QE, "FEW_SHOT.VERIFY.ENABLED", "True"),
-    "similar": (*QE, "FEW_SHOT.VERIFY.ENABLED", "True", "FEW_SHOT.VERIFY.METHOD", "mean"),
-    "ignore": (*QE, "FEW_SHOT.IGNORE_OTHERS.ENABLED", "True"),
+    "similar": (*QE, *SIMILAR),
+    "ignore": (*QE, *IGNORE),
     "second_pass": (*QE, "FEW_SHOT.SECOND_PASS.LABELS", "True"),
     "gamma": (*QE, "FEW_SHOT.GAMMA", "-1.0"),
+    # (c) with the switches that help.
+    "together": (*SIMILAR, *IGNORE, "FEW_SHOT.GAMMA", "-1.0"),
 }
 # Rows that only detect otherwise: they take the trained run of another row.
 TRAINED_BY = {"gamma": "qe"}

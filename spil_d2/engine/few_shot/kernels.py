@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.evaluation import inference_context
+from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from ...data.gallery_loader import GalleryDataset, build_gallery_loader
 from ...data.pair_mapper import read_crops
@@ -102,7 +104,7 @@ def mean_descriptor(
     step = math.ceil(len(gallery) / max(count, 1))
     with inference_context(model), torch.no_grad():
         whole = [_whole_picture(one) for one in gallery[::step]]
-        mean = _descriptors(model, settings, whole).mean(dim=0)
+        mean = _descriptors(model, settings, whole, "describing pictures").mean(dim=0)
     return mean if count else torch.zeros_like(mean)
 
 
@@ -136,13 +138,18 @@ def _mean_kernel(
 
 
 def _descriptors(
-    model: QueryRCNN, settings: LocalizerSettings, references: Sequence[Reference]
+    model: QueryRCNN,
+    settings: LocalizerSettings,
+    references: Sequence[Reference],
+    label: str | None = None,
 ) -> Tensor:
-    """(R, D) on the CPU, of boxes on whole pictures as detections are."""
+    """(R, D) on the CPU, of boxes on whole pictures as detections are; a label shows progress."""
     records = [{"file_name": one.file_name, "image_id": i} for i, one in enumerate(references)]
     dataset = GalleryDataset(records, settings.min_size, settings.max_size, settings.image_format)
     rows = []
-    for item, reference in zip(build_gallery_loader(dataset, 0), references, strict=True):
+    is_quiet = label is None or not comm.is_main_process()
+    loader = tqdm(build_gallery_loader(dataset, 0), label, disable=is_quiet)
+    for item, reference in zip(loader, references, strict=True):
         images = model.preprocess([item["image"]])
         height, width = images.image_sizes[0]
         scale = torch.tensor([width / item["width"], height / item["height"]] * 2)

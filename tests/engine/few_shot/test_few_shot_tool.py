@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from spil_d2 import get_cfg
+
 from ...programs import load_tool, restored_loggers, train_net_here
 from .conftest import INSTANT
 
@@ -48,6 +50,17 @@ def test_what_makes_no_sense_is_refused(tool, capsys) -> None:
         with pytest.raises(SystemExit):
             tool.parse_arguments(["--config-file", str(INSTANT), *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_every_row_is_another_configuration(tool) -> None:
+    dumps = {}
+    for row, changes in tool.ROWS.items():
+        cfg = get_cfg()
+        cfg.merge_from_list(list(changes))
+        dumps[row] = cfg.dump()
+    # The baseline has a file of its own.
+    del dumps["tfa"]
+    assert len(set(dumps.values())) == len(dumps)
 
 
 def test_rows_are_runs_that_are_gone_on_with(tool, datasets_root, tmp_path, monkeypatch) -> None:
