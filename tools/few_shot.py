@@ -42,7 +42,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "tfa": (),
     # (b) Kernels of the shots on the base-trained localizer.
     "base": ("FEW_SHOT.SELF_TRAINING", "False"),
-    # The same, scored by p * similarity ** γ with γ chosen on base classes.
+    # The same, in the order of p * similarity ** γ with γ chosen on base classes.
     "base_gamma": ("FEW_SHOT.SELF_TRAINING", "False", "FEW_SHOT.GAMMA", "-1.0"),
     # (c) Self-paced stages on the novel shots' rank lists.
     "stages": (),

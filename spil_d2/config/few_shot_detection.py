@@ -23,7 +23,8 @@ def add_few_shot_detection_config(cfg: CN) -> None:
     # Classes that are looked for in the test images: "novel", or "all": the base classes too, by
     # the kernels of their own K shots.
     cfg.FEW_SHOT.TEST_CLASSES = "novel"
-    # score = p * similarity ** GAMMA; -1.0 chooses among GAMMAS by AP50 on held-out base images.
+    # Detections are in the order of p * similarity ** GAMMA; their scores are the (1 + GAMMA)th
+    # root of it. -1.0 chooses among GAMMAS by AP50 on held-out base images.
     cfg.FEW_SHOT.GAMMA = 0.0
     cfg.FEW_SHOT.GAMMAS = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     # Held-out base images that GAMMA is chosen on, at most.

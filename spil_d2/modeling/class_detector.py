@@ -42,13 +42,27 @@ def seen_from(centre: Tensor, descriptors: Tensor) -> Tensor:
     return F.normalize(descriptors - centre, dim=1)
 
 
+def weighted_scores(p: Tensor, similarities: Tensor, gamma: float) -> Tensor:
+    """Scores in the order of p * s ** γ (D26), (R,) in [0, 1].
+
+    The weighted geometric mean (p * s ** γ) ** (1 / (1 + γ)): whatever γ is, a threshold means what
+    it means for p and s alone.
+
+    Args:
+        p, similarities: (R,) in [0, 1].
+        gamma: γ >= 0; p is the score where it is 0.
+    """
+    return (p * similarities**gamma) ** (1 / (1 + gamma))
+
+
 @META_ARCH_REGISTRY.register()
 class ClassRCNN(nn.Module):
     """Detects N classes, each by its mean kernel (D26), on features encoded once an image.
 
-    The score of a box is p * s ** γ: p of the localizer, s in [0, 1] the cosine between the
-    descriptor of the box and the class's, both seen from a centre. Features of any two things share
-    much of their direction; seen from the mean of ordinary pictures, what differs counts.
+    The score of a box is `weighted_scores` of p and s: p of the localizer, s in [0, 1] the cosine
+    between the descriptor of the box and the class's, both seen from a centre. Features of any two
+    things share much of their direction; seen from the mean of ordinary pictures, what differs
+    counts.
     """
 
     @configurable
@@ -168,6 +182,6 @@ class ClassRCNN(nn.Module):
         if self.gamma > 0:
             shown = seen_from(self.centre, describe_boxes(self.detector, features, boxes))
             merged.similarities = (shown * self.descriptors[rows]).sum(dim=1).clamp(0, 1)
-            merged.scores = p * merged.similarities**self.gamma
+            merged.scores = weighted_scores(p, merged.similarities, self.gamma)
         best = torch.argsort(merged.scores, descending=True, stable=True)
         return merged[best[: self.detections_per_image]]

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ...data.datasets.instance_search import get_queries
 from ...modeling import ClassRCNN, QueryRCNN
+from ...modeling.class_detector import weighted_scores
 from ...structures import Query, Reference
 from ..localizer import LocalizerSettings
 from .kernels import ClassKernels, class_kernels, mean_descriptor
@@ -164,9 +165,10 @@ def resolve_gamma(
 
 
 def _rescored(found: Instances, gamma: float, top: int) -> Instances:
-    scores = found.probabilities * found.similarities**gamma
-    kept = found[torch.argsort(scores, descending=True, stable=True)[:top]]
-    kept.scores = kept.probabilities * kept.similarities**gamma
+    scores = weighted_scores(found.probabilities, found.similarities, gamma)
+    best = torch.argsort(scores, descending=True, stable=True)[:top]
+    kept = found[best]
+    kept.scores = scores[best]
     return kept
 
 

@@ -60,7 +60,7 @@ def class_kernels(
         shots: queries with a `category_id`; all their references count.
         extra: instances that query expansion has found; each counts as a shot.
         centre: (D,) float32 on the CPU; describe the classes as they are seen from there, for
-            score = p * similarity ** γ. None: do not describe them.
+            scores by p * similarity ** γ. None: do not describe them.
 
     Raises:
         ValueError: no shot, or one without a class.
