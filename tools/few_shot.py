@@ -54,8 +54,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "ignore": (*QE, *IGNORE),
     "second_pass": (*QE, "FEW_SHOT.SECOND_PASS.LABELS", "True"),
     "gamma": (*QE, "FEW_SHOT.GAMMA", "-1.0"),
-    # (c) with the switches that help.
+    # The switches that help, at once: on top of (c), and of (d).
     "together": (*SIMILAR, *IGNORE, "FEW_SHOT.GAMMA", "-1.0"),
+    "together_qe": (*QE, *SIMILAR, *IGNORE, "FEW_SHOT.GAMMA", "-1.0"),
 }
 # Rows that only detect otherwise: they take the trained run of another row.
 TRAINED_BY = {"gamma": "qe"}

@@ -63,6 +63,7 @@ SHORTER = {
     r"--queries 3 40": "--queries 3 4",
     r"--split (test|all)": r"--split \1 --tracks 3 --frames 3",
     r"ln -s /path/to/shared/data/": r"ln -sfn $PWD/path/to/shared/data/",
+    r"--annotations /path/to/shared/data/": r"--annotations $PWD/path/to/shared/data/",
     # The page is asked for once, then the server is stopped.
     r"^(spil-d2 serve .*)$": (
         r"\1 --port 18763 & pid=$!; curl -sf --retry 60 --retry-connrefused --retry-delay 1 "
