@@ -248,7 +248,7 @@ class SelfTraining:
     def _label(
         self, pool: SamplePool, lists: RankLists, localized: RankLists, tau: float
     ) -> SamplePool:
-        """The pool of the next stage by its threshold and, where it is on, the shots' vote."""
+        """The pool of the next stage by its threshold and, where it is on, the verifier."""
         labelled = select_pseudo_labels(pool, lists, localized, tau)
         if self._verifier is None:
             return labelled
@@ -274,7 +274,7 @@ class SelfTraining:
             pool.stage,
             tau,
             best,
-            "" if self._verifier is None else " and the vote of FEW_SHOT.VERIFY",
+            "" if self._verifier is None else " and FEW_SHOT.VERIFY",
         )
         return replace(before, stage=pool.stage)
 

@@ -8,9 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from .few_shot import group_metrics
+from .localization import best_ious
+
+_METRICS = ("AP", "AP50", "AP75")
 
 
 def order_by_truth(truth: COCO, detections: Sequence[dict]) -> list[dict]:
@@ -30,10 +34,9 @@ def order_by_truth(truth: COCO, detections: Sequence[dict]) -> list[dict]:
     for one in truth.dataset["annotations"]:
         if not one.get("iscrowd"):
             boxes[one["image_id"], one["category_id"]].append(one["bbox"])
-    return [
-        {**one, "score": _best_iou(one["bbox"], boxes[one["image_id"], one["category_id"]])}
-        for one in detections
-    ]
+    shown = [_corners(boxes[one["image_id"], one["category_id"]]) for one in detections]
+    ious = best_ious(_corners([one["bbox"] for one in detections]), shown)
+    return [{**one, "score": float(iou)} for one, iou in zip(detections, ious, strict=True)]
 
 
 def coco_ap(
@@ -41,18 +44,18 @@ def coco_ap(
 ) -> dict[str, float]:
     """COCO's AP, AP50 and AP75 of some classes on all images, in percent."""
     if not detections:
-        return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+        return dict.fromkeys(_METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(truth, truth.loadRes(list(detections)), "bbox")
         judge.params.catIds = list(category_ids)
         judge.evaluate()
         judge.accumulate()
-        judge.summarize()
-    names = ("AP", "AP50", "AP75")
-    return {name: 100 * float(value) for name, value in zip(names, judge.stats[:3], strict=True)}
+    metrics = group_metrics(judge, category_ids, "")
+    return {name: metrics[name] for name in _METRICS}
 
 
-def _best_iou(box: Sequence[float], truth: Sequence[Sequence[float]]) -> float:
-    if not truth:
-        return 0.0
-    return float(mask.iou(np.array([box]), np.array(truth), [0] * len(truth)).max())
+def _corners(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """(R, 4) XYXY_ABS of R XYWH_ABS boxes."""
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners
